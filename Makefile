@@ -1,0 +1,81 @@
+# All that is needed is make, git and a Python 3.11 to 3.14. `.venv` is made when a target first needs it.
+
+unexport PYTHONDONTWRITEBYTECODE # without compiled modules every start of Dagster takes seconds longer
+unexport PYTHONPATH
+unexport VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := .venv/bin
+CODE := data_assets data_assets_tests $(wildcard benchmarks fixtures)
+
+# Each is tried, not just looked up: a name may stand for a Python that is not there (pyenv) or has no venv (Debian).
+CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3 python
+USABLE := import sys, ensurepip, sqlite3, ssl, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo dev test lint format types pytest pins clean
+
+help: ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: .venv/.project ## make .venv with the pinned requirements and this project in it
+	@:
+
+# From scratch whenever the pins change, so nothing that they no longer name stays behind.
+.venv/.requirements: requirements.txt requirements-dev.txt
+	@for python in $(CANDIDATES); do \
+	    if "$$python" -c '$(USABLE)' >/dev/null 2>&1; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "No Python 3.11 to 3.14 with venv and sqlite3 among: $(CANDIDATES)." >&2; \
+	    echo "Install one (on Debian: python3 and python3-venv), or say which: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$found" --version); the packages take a minute or two ..."; \
+	"$$found" -m venv --clear .venv
+	@$(BIN)/python -m pip install -qq --require-hashes --no-deps -r requirements-dev.txt
+	@$(BIN)/python -m pip check --quiet
+	@touch $@
+
+.venv/.project: .venv/.requirements pyproject.toml
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## made-up events through the whole pipeline, and the report
+	@$(BIN)/data-assets demo
+
+# Plain `.venv/bin/dagster dev` does the same with more words: these keep it from announcing a temporary home that
+# nothing is kept in, from making empty folders for telemetry, and from advertising `dg`.
+dev: export DAGSTER_HOME ?= $(CURDIR)
+dev: export DAGSTER_DISABLE_TELEMETRY = 1
+dev: export PYTHONWARNINGS = ignore:Function `dev_command` is superseded
+dev: setup ## the Dagster UI at http://localhost:3000
+	@$(BIN)/dagster dev
+
+test: lint types pytest ## everything that CI checks
+
+lint: setup ## formatting and style
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: setup ## mypy
+	$(BIN)/mypy
+
+pytest: setup ## the tests, without the slow ones
+	$(BIN)/pytest
+
+format: setup ## write the formatting, and fix what ruff can fix
+	$(BIN)/ruff check --fix-only --quiet $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+# uv, because one file then serves every Python from 3.11 on.
+pins: setup ## make the requirements files again from pyproject.toml
+	@test -x .venv/uv/bin/uv || { $(BIN)/python -m venv .venv/uv && .venv/uv/bin/python -m pip install --quiet uv; }
+	.venv/uv/bin/uv pip compile $(PINS) pyproject.toml --output-file requirements.txt
+	.venv/uv/bin/uv pip compile $(PINS) --extra dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
+
+PINS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate
+
+clean: ## remove .venv, caches and build outputs; data and history stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info .tmp_dagster_home_*
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

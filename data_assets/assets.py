@@ -1,0 +1,565 @@
+"""The asset graph: each asset gets its days, calls one function of the core, has the result judged, and hands it over.
+
+Here: assets, their descriptions and metadata, and how a range of days goes on when one of them is refused. Not here:
+what the data means (``ingest/``, ``metrics.py``, ``report/``), the judgements (``checks.py``) or storage
+(``io_managers.py``).
+"""
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from dagster import (
+    AssetCheckEvaluation,
+    AssetExecutionContext,
+    AssetIn,
+    AssetOut,
+    AssetsDefinition,
+    BackfillPolicy,
+    Backoff,
+    DailyPartitionsDefinition,
+    Failure,
+    Jitter,
+    MaterializeResult,
+    MetadataValue,
+    Output,
+    RetryPolicy,
+    TableRecord,
+    asset,
+    multi_asset,
+)
+
+from data_assets import checks, landing, metrics, progress, report, staging
+from data_assets.config import PipelineConfig
+from data_assets.contracts import LANDED_FILES, Table, tables
+from data_assets.errors import DataAssetsError, DayFailedError, visible
+from data_assets.io_managers import column_lineage, column_schema
+from data_assets.partitions import daily_partitions, days_between
+from data_assets.storage import DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
+
+OWNERS = ["team:data"]
+RETRIES = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.FULL)
+BACKFILLS = BackfillPolicy.single_run()
+WAREHOUSE_POOL = "warehouse"
+Days = dict[str, pl.LazyFrame]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What an asset made of one day: the rows, the judgement on them, and figures to show."""
+
+    frame: pl.LazyFrame
+    findings: Sequence[Finding]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Outcome:
+    """The days of a run, as far as they came."""
+
+    frames: dict[str, Any] = field(default_factory=dict)
+    findings: dict[tuple[str, str], Sequence[Finding]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def reason(self) -> str:
+        return "\n".join(f"{day}: {why}" for day, why in self.refused.items())
+
+
+def _failed(findings: Sequence[Finding]) -> str | None:
+    """Why a day is refused, when an ERROR finding failed."""
+    failed = [f"{f.name}: {f.observed}" for f in findings if not f.passed and f.severity == "ERROR"]
+    return "; ".join(failed) or None
+
+
+def _conclude(
+    outcome: _Outcome, outputs: Mapping[str, Mapping[str, Any]]
+) -> Iterator[AssetCheckEvaluation | Output[Any]]:
+    """Record the judgements, hand over the days, and fail the step when no good day is left for those below."""
+    yield from checks.evaluations(outcome.findings, stop=False)
+    if any(outputs.values()):
+        for name, frames in outputs.items():
+            yield Output(dict(frames), output_name=name)
+        for output_name in checks.output_names({table for table, _ in outcome.findings}):
+            yield Output(None, output_name=output_name)
+    if not any(set(frames) - set(outcome.refused) for frames in outputs.values()):
+        raise Failure(f"No day could be done.\n{outcome.reason()}", allow_retries=False)
+
+
+def _compute_days(
+    context: AssetExecutionContext, config: PipelineConfig, table: Table, compute: Callable[[str], Computed]
+) -> Iterator[AssetCheckEvaluation | Output[Any]]:
+    """Run ``compute`` for each day of the run; a day that is refused does not cost the others."""
+    log, outcome = DayLog(config.lake_dir), _Outcome()
+    days = list(context.partition_keys)
+    for day in days:
+        progress.step(table.name, day)
+        found: Sequence[Finding] = ()
+        try:
+            computed = compute(day)
+        except DataAssetsError as problem:
+            if problem.retryable:
+                raise
+            reason: str | None = str(problem)
+        else:
+            found = computed.findings
+            outcome.findings[table.name, day] = found
+            reason = _failed(found)
+            if reason is None:
+                outcome.frames[day] = computed.frame
+                context.add_asset_metadata(computed.metadata, asset_key=table.name, partition_key=day)
+        log.record(table.name, day, found, reason)
+        if reason is not None:
+            outcome.refused[day] = reason
+    _add_lineage(context, table, days)
+    yield from _conclude(outcome, {"result": outcome.frames})
+
+
+def _add_lineage(context: AssetExecutionContext, table: Table, days: Sequence[str]) -> None:
+    """Column lineage on the last day only: it is the same for all, and each copy is stored in the event log."""
+    lineage = column_lineage(table)
+    if lineage is not None:
+        context.add_asset_metadata({"dagster/column_lineage": lineage}, asset_key=table.name, partition_key=days[-1])
+
+
+def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
+    """The day of an upstream table.
+
+    Raises:
+        DayFailedError: it was refused, or never made.
+    """
+    if day in days:
+        return days[day]
+    refused = log.refusals(table, [day]).get(day)
+    if refused is None:
+        what, hint = f"{table} of {day} was never made.", f"Materialise {table} of this day first."
+    else:
+        what, hint = f"{table} of {day} was refused: {refused}", "Mend the cause named above, then run the day again."
+    raise DayFailedError(what, hint, table=table, day=day)
+
+
+def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
+    """Every asset of the graph, for one configuration."""
+    partitions = daily_partitions(config)
+    return [
+        _landed_files(config),
+        _raw_events(config, partitions),
+        _session_metrics(config, partitions),
+        _outliers(config, partitions),
+        _event_distribution(config, partitions),
+        _summary_statistics(config, partitions),
+        _daily_kpis(config, partitions),
+        _daily_report(config, partitions),
+    ]
+
+
+def _landed_files(config: PipelineConfig) -> AssetsDefinition:
+    @asset(
+        name=LANDED_FILES.name,
+        description=LANDED_FILES.description,
+        group_name="ingest",
+        owners=OWNERS,
+        kinds={"polars", "parquet"},
+        metadata={"dagster/column_schema": column_schema(LANDED_FILES)},
+        retry_policy=RETRIES,
+    )
+    def landed_files(context: AssetExecutionContext) -> MaterializeResult[None]:
+        looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
+        for path, reason in looked.listing.ignored.items():
+            context.log.warning("%s is left alone: %s", visible(path), reason)
+        broken = looked.ledger.filter(pl.col("error").is_not_null())
+        for error in broken["error"].unique(maintain_order=True):
+            context.log.error(error)
+        rows = int(looked.ledger["rows"].sum())
+        return MaterializeResult(
+            metadata={
+                "files": looked.ledger["path"].n_unique(),
+                "days": looked.ledger["day"].n_unique(),
+                "rows": rows,
+                "files_read": len(looked.read),
+                "files_settling": len(looked.listing.settling),
+                "files_ignored": len(looked.listing.ignored),
+                "files_unusable": broken["path"].n_unique(),
+                "dagster/row_count": looked.ledger.height,
+            }
+        )
+
+    return landed_files
+
+
+def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *inputs: str) -> dict[str, Any]:
+    """What the assets of one table each have in common."""
+    in_warehouse = table.store == "warehouse"
+    return {
+        "name": table.name,
+        "description": table.description,
+        "group_name": group,
+        "owners": OWNERS,
+        "kinds": {"polars", "duckdb" if in_warehouse else "parquet"},
+        "io_manager_key": table.store,
+        "partitions_def": partitions,
+        "backfill_policy": BACKFILLS,
+        "retry_policy": RETRIES,
+        "pool": WAREHOUSE_POOL if in_warehouse else None,
+        "check_specs": checks.specs(table.name, partitions),
+        "metadata": {"dagster/column_schema": column_schema(table)},
+        "ins": {name: AssetIn(dagster_type=Any) for name in inputs},
+        "dagster_type": Any,
+    }
+
+
+def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    contracts = tables(config.source.types.user_id)
+    valid, quarantined = contracts["raw_events"], contracts["quarantined_events"]
+
+    def out(table: Table) -> AssetOut:
+        return AssetOut(
+            dagster_type=Any,
+            description=table.description,
+            group_name="ingest",
+            owners=OWNERS,
+            kinds={"polars", "parquet"},
+            io_manager_key="lake",
+            metadata={"dagster/column_schema": column_schema(table)},
+        )
+
+    @multi_asset(
+        name="ingest",
+        outs={t.name: out(t) for t in (valid, quarantined)},
+        deps=[LANDED_FILES.name],
+        check_specs=[*checks.specs(valid.name, partitions), *checks.specs(quarantined.name, partitions)],
+        partitions_def=partitions,
+        backfill_policy=BACKFILLS,
+        retry_policy=RETRIES,
+    )
+    def ingest_days(context: AssetExecutionContext) -> Iterator[AssetCheckEvaluation | Output[Any]]:
+        sweep_scratch(config.scratch_dir)
+        log, outcome, days = DayLog(config.lake_dir), _Outcome(), list(context.partition_keys)
+        ledger = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns()).ledger
+        with scratch_folder(config.scratch_dir) as scratch:
+            staged, outcome.refused = staging.stage(config, ledger, days, scratch)
+            refused_frames: dict[str, DayFrame] = {}
+            for day, found in staged.items():
+                progress.step(valid.name, day)
+                contract = checks.contract(valid, found.valid)
+                conserved = checks.conservation(found.by_file)
+                rate = checks.quarantine_rate(found.by_file, config.quality.max_quarantine_rate)
+                known = checks.known_reasons(quarantined, found.quarantined)
+                outcome.findings[valid.name, day] = (contract, conserved, rate)
+                outcome.findings[quarantined.name, day] = (known,)
+                reason = _failed((contract, conserved, rate, known))
+                if _failed((contract, conserved, known)) is None:
+                    # A day with too many quarantined rows is shown, so that one can see them; nothing is built on it.
+                    outcome.frames[day] = DayFrame(found.valid, found.notes)
+                    refused_frames[day] = DayFrame(found.quarantined, {})
+                    _describe_ingest(context, day, found, valid.name, quarantined.name)
+                if reason is not None:
+                    outcome.refused[day] = reason
+            for day in days:
+                for table in (valid.name, quarantined.name):
+                    found_checks = outcome.findings.get((table, day), ())
+                    log.record(table, day, found_checks, outcome.refused.get(day) if table == valid.name else None)
+            yield from _conclude(outcome, {valid.name: outcome.frames, quarantined.name: refused_frames})
+
+    return ingest_days
+
+
+def _describe_ingest(
+    context: AssetExecutionContext, day: str, found: staging.StagedDay, valid: str, quarantined: str
+) -> None:
+    sums = staging.sums(found.by_file)
+    rate = sums["quarantined"] / sums["rows_in"] if sums["rows_in"] else 0.0
+    figures = {**sums, "quarantine_rate": rate, "files": found.by_file.height}
+    context.add_asset_metadata(figures, asset_key=valid, partition_key=day)
+    if not sums["quarantined"]:
+        return
+    reasons = count_reasons(found.quarantined)
+    records = [TableRecord({"reason": r["reason"], "rows": r["rows"]}) for r in reasons.head(8).to_dicts()]
+    context.add_asset_metadata({"reasons": MetadataValue.table(records)}, asset_key=quarantined, partition_key=day)
+
+
+def count_reasons(quarantined: pl.LazyFrame) -> pl.DataFrame:
+    """Rows by ``reason``, most frequent first; a row with several reasons counts for each."""
+    return (
+        quarantined.select(pl.col("reasons").explode(empty_as_null=False, keep_nulls=False).alias("reason"))
+        .group_by("reason")
+        .len("rows")
+        .sort(["rows", "reason"], descending=[True, False])
+        .with_columns(pl.col("rows").cast(pl.Int64))
+        .collect(engine="streaming")
+    )
+
+
+def _height(frame: pl.LazyFrame) -> int:
+    return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+
+def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    table = tables(config.source.types.user_id)["session_metrics"]
+
+    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    def session_metrics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
+        log = DayLog(config.lake_dir)
+
+        def compute(day: str) -> Computed:
+            events = _need("raw_events", raw_events, day, log)
+            users = metrics.session_metrics(events, config.precision).collect(engine="streaming")
+            sessions, anomalies = users.select(pl.sum("total_sessions", "anomaly_count")).row(0)
+            agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", _height(events)))
+            return Computed(
+                users.lazy(),
+                [checks.contract(table, users.lazy()), agree],
+                {"users": users.height, "sessions": sessions, "anomalies": anomalies},
+            )
+
+        yield from _compute_days(context, config, table, compute)
+
+    return session_metrics
+
+
+def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    table = tables(config.source.types.user_id)["outliers"]
+
+    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    def outliers(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
+        log = DayLog(config.lake_dir)
+
+        def compute(day: str) -> Computed:
+            events = _need("raw_events", raw_events, day, log)
+            rows = metrics.outliers(events, config.outliers.factor).collect(engine="streaming")
+            fences = rows.select("iqr_lower", "iqr_upper").head(1).to_dicts()
+            return Computed(
+                rows.lazy(),
+                [checks.contract(table, rows.lazy()), checks.outside_fences(rows.lazy())],
+                {"outliers": rows.height, **(fences[0] if fences else {})},
+            )
+
+        yield from _compute_days(context, config, table, compute)
+
+    return outliers
+
+
+def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    table = tables(config.source.types.user_id)["event_distribution"]
+
+    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    def event_distribution(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
+        log = DayLog(config.lake_dir)
+
+        def compute(day: str) -> Computed:
+            events = _need("raw_events", raw_events, day, log)
+            types = metrics.event_distribution(events).collect()
+            counted = ("counted events", int(types["count"].sum()))
+            found = [
+                checks.contract(table, types.lazy()),
+                checks.equal("counts_equal_events", counted, ("events", _height(events))),
+                checks.proportions_sum_to_one(types),
+            ]
+            figures: dict[str, Any] = {"event_types": types.height}
+            if types.height:
+                top = types.head(8).select("event_type", "count", "proportion").iter_rows()
+                records = [
+                    TableRecord({"event_type": visible(kind, 60), "count": count, "proportion": share})
+                    for kind, count, share in top
+                ]
+                figures["top"] = MetadataValue.table(records)
+            return Computed(types.lazy(), found, figures)
+
+        yield from _compute_days(context, config, table, compute)
+
+    return event_distribution
+
+
+def _summary_statistics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    table = tables(config.source.types.user_id)["summary_statistics"]
+
+    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    def summary_statistics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
+        log = DayLog(config.lake_dir)
+
+        def compute(day: str) -> Computed:
+            events = _need("raw_events", raw_events, day, log)
+            statistics = metrics.summary_statistics(events).collect()
+            counts = checks.column_counts(statistics, _height(events))
+            value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
+            return Computed(
+                statistics.lazy(),
+                [checks.contract(table, statistics.lazy()), counts],
+                {f"value_{name}": figure for name, figure in value.items() if figure is not None},
+            )
+
+        yield from _compute_days(context, config, table, compute)
+
+    return summary_statistics
+
+
+def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    table = tables(config.source.types.user_id)["daily_kpis"]
+
+    inputs = ("raw_events", "session_metrics", "outliers", "event_distribution")
+
+    @asset(**_options(table, partitions, "report", *inputs))
+    def daily_kpis(
+        context: AssetExecutionContext,
+        raw_events: Days,
+        session_metrics: Days,
+        outliers: Days,
+        event_distribution: Days,
+    ) -> Iterator[Any]:
+        log, lake = DayLog(config.lake_dir), Lake(config.lake_dir)
+
+        def compute(day: str) -> Computed:
+            events = _need("raw_events", raw_events, day, log)
+            counts = metrics.RowCounts(**staging.sums(staging.noted_files(lake.notes("raw_events", day))))
+            row = metrics.daily_kpis(
+                events,
+                _need("session_metrics", session_metrics, day, log),
+                _need("event_distribution", event_distribution, day, log),
+                outlier_count=_height(_need("outliers", outliers, day, log)),
+                counts=counts,
+                precision=config.precision,
+            ).collect()
+            kpis = row.to_dicts()[0]
+            shown = {name: figure for name, figure in kpis.items() if figure is not None}
+            return Computed(row.lazy(), [checks.contract(table, row.lazy()), checks.kpis_agree(kpis)], shown)
+
+        yield from _compute_days(context, config, table, compute)
+
+    return daily_kpis
+
+
+REPORT_TABLES = (
+    "raw_events",
+    "quarantined_events",
+    "session_metrics",
+    "outliers",
+    "event_distribution",
+    "summary_statistics",
+)
+
+
+def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+    @asset(
+        description="For people: report.html with the verdict first, the same figures as summary.json, and CSV files.",
+        group_name="report",
+        owners=OWNERS,
+        kinds={"jinja", "html"},
+        partitions_def=partitions,
+        backfill_policy=BACKFILLS,
+        retry_policy=RETRIES,
+        ins={name: AssetIn(dagster_type=Any) for name in (*REPORT_TABLES, "daily_kpis")},
+        io_manager_key="reports",
+        dagster_type=Any,
+        pool=WAREHOUSE_POOL,
+    )
+    def daily_report(  # noqa: PLR0913, PLR0917 - one input per table that the report shows
+        context: AssetExecutionContext,
+        raw_events: Days,
+        quarantined_events: Days,
+        session_metrics: Days,
+        outliers: Days,
+        event_distribution: Days,
+        summary_statistics: Days,
+        daily_kpis: Days,
+    ) -> Iterator[Any]:
+        inputs = {
+            "raw_events": raw_events,
+            "quarantined_events": quarantined_events,
+            "session_metrics": session_metrics,
+            "outliers": outliers,
+            "event_distribution": event_distribution,
+            "summary_statistics": summary_statistics,
+            "daily_kpis": daily_kpis,
+        }
+        history = _history(config, list(context.partition_keys))
+        yield from _write_reports(context, config, inputs, history)
+
+    return daily_report
+
+
+def _history(config: PipelineConfig, days: Sequence[str]) -> pl.DataFrame:
+    """Rows of daily_kpis from ``trend_days`` before the first day to the last, with their dates."""
+    first, last = dt.date.fromisoformat(min(days)), dt.date.fromisoformat(max(days))
+    warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
+    span = days_between(first - dt.timedelta(days=config.trend_days), last)
+    return warehouse.query_days(tables(config.source.types.user_id)["daily_kpis"], span)
+
+
+def _write_reports(
+    context: AssetExecutionContext, config: PipelineConfig, inputs: Mapping[str, Days], history: pl.DataFrame
+) -> Iterator[Any]:
+    log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
+    for day in context.partition_keys:
+        progress.step("daily_report", day)
+        try:
+            found = {name: _need(name, days, day, log) for name, days in inputs.items()}
+        except DataAssetsError as problem:
+            outcome.refused[day] = str(problem)
+            log.record("daily_report", day, (), str(problem))
+            continue
+        this = dt.date.fromisoformat(day)
+        before = history.filter(
+            pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
+        )
+        notes = lake.notes("raw_events", day)
+        built = report.build(_day_input(config, this, found, before, staging.noted_files(notes), log))
+        report.write(built, config.reports_dir / day)
+        log.record("daily_report", day, ())
+        log.finish(day, notes["fingerprint"])
+        outcome.frames[day] = None
+        context.add_asset_metadata(
+            _report_metadata(config, day, built, before, found["daily_kpis"]),
+            asset_key="daily_report",
+            partition_key=day,
+        )
+    yield from _conclude(outcome, {"result": outcome.frames})
+
+
+def _day_input(
+    config: PipelineConfig, day: dt.date, found: Days, before: pl.DataFrame, files: pl.DataFrame, log: DayLog
+) -> report.DayInput:
+    judged = [
+        report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
+        for table in (*REPORT_TABLES, "daily_kpis")
+        for f in log.findings(table, day.isoformat())
+    ]
+    return report.DayInput(
+        day=day,
+        timezone=config.timezone,
+        kpis=found["daily_kpis"].collect().to_dicts()[0],
+        history=before,
+        trend_days=config.trend_days,
+        session_metrics=found["session_metrics"],
+        outliers=found["outliers"],
+        event_distribution=found["event_distribution"].collect(),
+        summary_statistics=found["summary_statistics"].collect(),
+        events=found["raw_events"],
+        quarantine_reasons=count_reasons(found["quarantined_events"]),
+        files=files,
+        checks=judged,
+        max_quarantine_rate=config.quality.max_quarantine_rate,
+        versions=report_versions(),
+        outlier_factor=config.outliers.factor,
+    )
+
+
+def report_versions() -> dict[str, str]:
+    """Versions that a report's figures depend on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("data_assets", "polars", "duckdb")}
+
+
+def _report_metadata(
+    config: PipelineConfig, day: str, built: report.Report, before: pl.DataFrame, kpis: pl.LazyFrame
+) -> dict[str, Any]:
+    valid = [*before["valid"].to_list(), kpis.select("valid").collect().item()]
+    return {
+        "verdict": built.verdict,
+        "summary": MetadataValue.text(built.sentence),
+        "path": MetadataValue.path(str(config.reports_dir / day / "report.html")),
+        "html_bytes": len(built.html.encode()),
+        "trend": MetadataValue.md(report.sparkline_markdown(valid)),
+    }

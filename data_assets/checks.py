@@ -1,0 +1,256 @@
+"""What must hold for a day before anything is built on it.
+
+Here: every asset check (its name, description and whether it blocks), and the functions that judge a day. Not here:
+where the judgement is acted upon (``assets.py`` runs these before a day is published), or the arithmetic
+(``metrics.py``).
+
+A check that runs after the write cannot keep a bad day out, and Dagster's own blocking stops a whole range for one bad
+day. So a day is judged before it is published, per day; docs/decisions/0001 has the reasons.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckExecutionContext,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    DailyPartitionsDefinition,
+    Failure,
+    MetadataValue,
+    Output,
+    asset_check,
+)
+
+from data_assets.config import PipelineConfig
+from data_assets.contracts import REASONS, Table
+from data_assets.errors import visible
+from data_assets.storage import DayLog, Finding
+
+BATCH_ROWS = 500_000  # how many rows pandera sees at a time: bounds its memory
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of one table: its name and what it promises."""
+
+    table: str
+    name: str
+    description: str
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("raw_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
+    Check("raw_events", "conservation", "Per file, physical rows = valid + quarantined + duplicates: no row is lost."),
+    Check("raw_events", "quarantine_rate", "The share of quarantined rows is at most quality.max_quarantine_rate."),
+    Check("quarantined_events", "contract", "Columns and types as declared; every reason is a known code."),
+    Check("session_metrics", "contract", "Columns, types, nulls, bounds and one row per user, as declared."),
+    Check("session_metrics", "sessions_equal_events", "The users' total_sessions add up to the rows of raw_events."),
+    Check("outliers", "contract", "Columns, types, nulls and bounds are as declared."),
+    Check("outliers", "outside_fences", "Every row's value lies below iqr_lower or above iqr_upper."),
+    Check("event_distribution", "contract", "Columns, types, nulls, bounds and one row per event type, as declared."),
+    Check("event_distribution", "counts_equal_events", "The counts add up to the rows of raw_events."),
+    Check("event_distribution", "proportions_sum_to_one", "The proportions add up to 1, the last cumulative is 1."),
+    Check("summary_statistics", "contract", "Columns, types, nulls, bounds and one row per column, as declared."),
+    Check("summary_statistics", "counts_equal_events", "For every column, values and nulls add up to the rows."),
+    Check("daily_kpis", "contract", "Columns, types, nulls and bounds are as declared; one row."),
+    Check("daily_kpis", "kpis_agree", "Rows in = valid + quarantined + duplicate; sessions and events = valid rows."),
+)
+
+
+def specs(table: str, partitions: DailyPartitionsDefinition) -> list[AssetCheckSpec]:
+    """The checks of a table as Dagster declares them."""
+    return [
+        AssetCheckSpec(c.name, asset=c.table, description=c.description, blocking=True, partitions_def=partitions)
+        for c in CHECKS
+        if c.table == table
+    ]
+
+
+def output_names(tables: Collection[str]) -> list[str]:
+    """What Dagster calls the outputs of these tables' checks; a step must give each of them, with no value."""
+    return [f"{c.table}_{c.name}" for c in CHECKS if c.table in tables]
+
+
+def evaluations(findings: Mapping[tuple[str, str], Sequence[Finding]], *, stop: bool) -> Iterator[AssetCheckEvaluation]:
+    """Findings, by table and day, as Dagster records them.
+
+    Args:
+        findings: what was found, by table and day.
+        stop: whether a failed one stops the whole step; False while other days of the range go on.
+    """
+    for (table, day), found in findings.items():
+        for finding in found:
+            yield AssetCheckEvaluation(
+                asset_key=AssetKey(table),
+                check_name=finding.name,
+                passed=finding.passed,
+                severity=AssetCheckSeverity(finding.severity),
+                metadata={"observed": MetadataValue.text(finding.observed)},
+                partition=day,
+                blocking=stop,
+            )
+
+
+def contract(table: Table, frame: pl.LazyFrame) -> Finding:
+    """Does the day keep the table's contract?
+
+    Pandera sees the rows themselves, in batches: on a LazyFrame it would skip every data check. A key is unique over all
+    batches, not only within each.
+    """
+    import pandera.errors
+    from pandera.config import ValidationDepth, config_context
+
+    schema = table.pandera()
+    rows = batches = 0
+    for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+        rows, batches = rows + batch.height, batches + 1
+        try:
+            with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+                schema.validate(batch, lazy=True)
+        except pandera.errors.SchemaErrors as problem:
+            cases = problem.failure_cases.select(pl.col("column", "check", "failure_case").cast(pl.String)).unique()
+            shown = "; ".join(
+                f"{r['column'] or 'table'}: {visible(r['check'], 60)} fails for {visible(str(r['failure_case']), 40)}"
+                for r in cases.head(3).to_dicts()
+            )
+            return Finding("contract", passed=False, observed=f"{cases.height} kinds of violations: {shown}")
+    if table.key and batches > 1:
+        keys = frame.select(pl.struct(table.key).n_unique()).collect(engine="streaming").item()
+        if keys != rows:
+            return Finding("contract", passed=False, observed=f"{rows:,} rows have {keys:,} different keys")
+    return Finding("contract", passed=True, observed=f"{rows:,} rows as declared")
+
+
+def known_reasons(table: Table, frame: pl.LazyFrame) -> Finding:
+    """The contract of the quarantine: as ``contract``, and every row has reasons, all of them known codes."""
+    unknown = (
+        frame.select(
+            (
+                (pl.col("reasons").list.len() == 0)
+                | ~pl.col("reasons").list.eval(pl.element().is_in(list(REASONS))).list.all()
+            )
+            .fill_null(value=True)
+            .sum()
+        )
+        .collect(engine="streaming")
+        .item()
+    )
+    if unknown:
+        return Finding("contract", passed=False, observed=f"{unknown:,} rows have no reason or an unknown one")
+    return contract(table, frame)
+
+
+def conservation(by_file: pl.DataFrame) -> Finding:
+    """Is every physical row of the day accounted for?
+
+    Args:
+        by_file: ``path``, ``rows``, ``valid``, ``quarantined``, ``duplicate``; one row per file of the day.
+    """
+    accounted = pl.col("valid") + pl.col("quarantined") + pl.col("duplicate")
+    wrong = by_file.filter(pl.col("rows") != accounted)
+    total = by_file.select(pl.sum("rows", "valid", "quarantined", "duplicate")).row(0)
+    sums = f"{total[0]:,} rows in = {total[1]:,} valid + {total[2]:,} quarantined + {total[3]:,} duplicates"
+    if wrong.is_empty():
+        return Finding("conservation", passed=True, observed=sums)
+    first = wrong.row(0, named=True)
+    return Finding(
+        "conservation",
+        passed=False,
+        observed=(
+            f"{sums.replace('=', 'against')}; {wrong.height} of {by_file.height} files do not add up, first "
+            f"{visible(first['path'])} with {first['rows']:,} rows against "
+            f"{first['valid'] + first['quarantined'] + first['duplicate']:,}. The file may have changed while it was read."
+        ),
+    )
+
+
+def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:
+    """Is the share of quarantined rows at most ``limit``? A day without rows passes."""
+    rows, refused = by_file.select(pl.sum("rows", "quarantined")).row(0)
+    rate = refused / rows if rows else 0.0
+    return Finding("quarantine_rate", passed=rate <= limit, observed=f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})")
+
+
+def equal(name: str, left: tuple[str, int], right: tuple[str, int]) -> Finding:
+    """Are two counts equal? Each is given with what it counts."""
+    sign = "=" if left[1] == right[1] else "≠"
+    return Finding(name, passed=left[1] == right[1], observed=f"{left[1]:,} {left[0]} {sign} {right[1]:,} {right[0]}")
+
+
+def outside_fences(outliers: pl.LazyFrame) -> Finding:
+    """Does every outlier lie outside the fences that its row states?"""
+    inside = (pl.col("value") >= pl.col("iqr_lower")) & (pl.col("value") <= pl.col("iqr_upper"))
+    rows, wrong = outliers.select(pl.len(), inside.fill_null(value=True).sum()).collect(engine="streaming").row(0)
+    return Finding("outside_fences", passed=wrong == 0, observed=f"{rows - wrong:,} of {rows:,} outside their fences")
+
+
+def proportions_sum_to_one(distribution: pl.DataFrame) -> Finding:
+    """Do the shares add up to 1, up to their rounding to nine decimals? A day without events passes."""
+    if distribution.is_empty():
+        return Finding("proportions_sum_to_one", passed=True, observed="no events")
+    total, last = distribution["proportion"].sum(), distribution["cumulative"][-1]
+    allowed = 1e-9 * (distribution.height + 1)
+    passed = abs(total - 1) <= allowed and abs(last - 1) <= allowed
+    return Finding("proportions_sum_to_one", passed=passed, observed=f"sum {total:.9f}, last cumulative {last:.9f}")
+
+
+def column_counts(statistics: pl.DataFrame, rows: int) -> Finding:
+    """Do values and nulls of every described column add up to the rows?"""
+    wrong = statistics.filter(pl.col("count") + pl.col("null_count") != rows)["column_name"].to_list()
+    observed = f"{statistics.height} columns of {rows:,} rows" + (f"; wrong: {', '.join(wrong)}" if wrong else "")
+    return Finding("counts_equal_events", passed=not wrong, observed=observed)
+
+
+def kpis_agree(kpis: Mapping[str, int]) -> Finding:
+    """Do the day's figures agree with one another?"""
+    accounted = kpis["valid"] + kpis["quarantined"] + kpis["duplicate"]
+    passed = kpis["rows_in"] == accounted and kpis["sessions"] == kpis["valid"] == kpis["events"]
+    observed = (
+        f"{kpis['rows_in']:,} rows in, {accounted:,} accounted for; {kpis['valid']:,} valid, "
+        f"{kpis['sessions']:,} sessions, {kpis['events']:,} events"
+    )
+    return Finding("kpis_agree", passed=passed, observed=observed)
+
+
+def completeness_checks(
+    config: PipelineConfig, tables: Sequence[str], partitions: DailyPartitionsDefinition
+) -> list[AssetChecksDefinition]:
+    """For each asset, the check that ends a run as failed when a day of its range was refused.
+
+    It does not block: by then the other days have gone on to their reports.
+    """
+    return [_completeness(config, table, partitions) for table in tables]
+
+
+def _completeness(config: PipelineConfig, table: str, partitions: DailyPartitionsDefinition) -> AssetChecksDefinition:
+    @asset_check(
+        asset=table,
+        name="every_day_done",
+        description="Every day that the run was asked for was computed; a refused one keeps what it had.",
+        blocking=False,
+        partitions_def=partitions,
+    )
+    def every_day_done(context: AssetCheckExecutionContext) -> Iterator[AssetCheckEvaluation | Output[None]]:
+        days = list(context.partition_keys)
+        refused = DayLog(config.lake_dir).refusals(table, days)
+        for day, reason in refused.items():
+            finding = Finding("every_day_done", passed=False, observed=reason)
+            yield from evaluations({(table, day): [finding]}, stop=False)
+        if refused:
+            raise Failure(
+                f"{table}: {len(refused)} of {len(days)} days refused; they keep what they had.\n"
+                + "\n".join(f"{day}: {reason}" for day, reason in refused.items()),
+                allow_retries=False,
+            )
+        if len(days) == 1:
+            yield from evaluations(
+                {(table, days[0]): [Finding("every_day_done", passed=True, observed="done")]}, stop=False
+            )
+        yield Output(None)
+
+    return every_day_done

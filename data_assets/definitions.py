@@ -1,0 +1,58 @@
+"""Puts everything together for Dagster; the only module that sees all others.
+
+Here: ``defs``, which Dagster calls when it loads the code location. Not here: anything that could be wrong on its own.
+The configuration is read when ``defs`` is called, not when this module is imported.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from dagster import BetaWarning, Definitions, PreviewWarning, definitions
+from dagster_duckdb import DuckDBResource
+
+from data_assets.config import PipelineConfig, load_config
+
+# Used on purpose, pinned and tested: backfill policies (beta), partitioned checks (preview).
+warnings.filterwarnings("ignore", category=BetaWarning)
+warnings.filterwarnings("ignore", category=PreviewWarning)
+
+TABLES_WITH_DAYS = (
+    "raw_events",
+    "session_metrics",
+    "outliers",
+    "event_distribution",
+    "summary_statistics",
+    "daily_kpis",
+    "daily_report",
+)
+
+
+def build_definitions(config: PipelineConfig) -> Definitions:
+    """The whole project for one configuration."""
+    from data_assets import assets, checks, jobs, sensors
+    from data_assets.io_managers import LakeIOManager, ReportFiles, WarehouseIOManager
+    from data_assets.partitions import daily_partitions
+
+    partitions = daily_partitions(config)
+    job = jobs.build_job(partitions)
+    duckdb = DuckDBResource(database=str(config.warehouse_path))
+    lake = LakeIOManager(base_dir=str(config.lake_dir), user_id=config.source.types.user_id)
+    return Definitions(
+        assets=assets.build_assets(config),
+        asset_checks=checks.completeness_checks(config, TABLES_WITH_DAYS, partitions),
+        jobs=[job],
+        schedules=[jobs.build_schedule(config, job)],
+        sensors=[sensors.build_sensor(config, job)],
+        resources={
+            "lake": lake,
+            "warehouse": WarehouseIOManager(duckdb=duckdb, lake=lake, trend_days=config.trend_days),
+            "reports": ReportFiles(),
+        },
+    )
+
+
+@definitions
+def defs() -> Definitions:
+    """What Dagster loads: the project as the configuration in force has it."""
+    return build_definitions(load_config())

@@ -1,0 +1,279 @@
+"""What is valid, what is refused and why, and on which day a row counts.
+
+Here: the rules of a valid row (DESIGN.md), the count of a file's days, and the one pass that writes both sides. Not
+here: reading (``opening.py`` and the module of each format), types (``values.py``), duplicates, which cross files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+from polars.exceptions import PanicException
+
+from data_assets.config import COLUMNS
+from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
+from data_assets.errors import SourceFileError, visible
+from data_assets.ingest import values
+from data_assets.ingest.mapping import Source, blank_to_null, sources
+from data_assets.ingest.records import EMPTY, LINE, MALFORMED, RECORD, Records
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from data_assets.config import PipelineConfig
+
+ROW_GROUP = 131_072
+ROW_GROUP_MANY_DAYS = 16_384
+FEW_DAYS = 8
+_TIMES = ("session_start", "session_end")
+_TEXTS = ("event_type", "metadata")
+_GIVEN = "__given_"
+_VALUE = "__value_"
+_FAILED = "__failed_"
+_REFUSED = "__refused"
+
+
+def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.DataFrame:
+    """How many records each day has; day null where the start time cannot be read. One pass over the time column.
+
+    Raises:
+        SourceFileError: the file turns out to be damaged.
+        ConfigurationError: the mapping's SQL does not fit the file.
+    """
+    schema = {"day": pl.Date, "rows": pl.Int64}
+    if records.physical_rows == 0:
+        return pl.DataFrame(schema=schema)
+    source = sources(records, relative, config)["session_start"]
+    form = _form(records, source, relative)
+    given = records.frame.with_columns(_given(source, config, is_text=False).alias("session_start")).select("session_start", MALFORMED)
+    typed = values.time(given, "session_start", source.dtype, config.source.timestamp_formats, config.timezone, form)
+    day = pl.when(~pl.col(MALFORMED)).then(pl.col("session_start").dt.date())
+    counted = typed.select(day=day).group_by("day").agg(pl.len().cast(pl.Int64).alias("rows")).sort("day")
+    return _collected([counted], relative)[0].cast(pl.Schema(schema))
+
+
+def classify(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> pl.LazyFrame:
+    """Every record, typed as far as it can be read, with the reasons that speak against it (none: it is valid).
+
+    Columns: those of ``raw_events`` with the extra source columns that are kept, then ``reasons``, ``record``,
+    ``home_day``, ``day``. A row before ``start_date`` counts, like one without a readable start, on the home day.
+    """
+    rules = _rules(records, relative, home_day, config)
+    return rules.base.select(
+        *rules.columns,
+        *rules.place,
+        rules.reasons.alias("reasons"),
+        pl.col(RECORD).alias("record"),
+        pl.lit(home_day).alias("home_day"),
+        "day",
+    )
+
+
+def split_file(  # noqa: PLR0913 - each is a fact of the file
+    records: Records,
+    relative: str,
+    home_day: dt.date,
+    days: Collection[dt.date] | None,
+    config: PipelineConfig,
+    out_dir: Path,
+) -> None:
+    """Write ``out_dir/valid/day=…/*.parquet`` and ``out_dir/quarantined/day=…/*.parquet`` in one pass over the file.
+
+    Within a day the rows stand in file order. ``days`` limits what is written.
+
+    Raises:
+        SourceFileError: the file turns out to be damaged.
+        ConfigurationError: the mapping's SQL does not fit the file.
+    """
+    targets = {"valid": out_dir / "valid", "quarantined": out_dir / "quarantined"}
+    for target in targets.values():
+        target.mkdir(parents=True, exist_ok=True)
+    if records.physical_rows == 0:
+        return
+    rules = _rules(records, relative, home_day, config)
+    base = rules.base if days is None else rules.base.filter(pl.col("day").is_in(sorted(days)))
+    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *rules.place, "day")
+    refused = (
+        base.filter(_REFUSED)
+        .with_columns(
+            *rules.place,
+            rules.reasons.alias("reasons"),
+            pl.col(RECORD).alias("record"),
+            pl.lit(home_day).alias("home_day"),
+        )
+        .select(*QUARANTINED_EVENTS.names, "day")
+    )
+    group = ROW_GROUP if days is not None and len(days) <= FEW_DAYS else ROW_GROUP_MANY_DAYS
+    sinks = [
+        frame.sink_parquet(
+            pl.PartitionBy(target, key="day", include_key=False),
+            compression="zstd",
+            compression_level=1,
+            row_group_size=group,
+            mkdir=True,
+            lazy=True,
+        )
+        for frame, target in ((valid, targets["valid"]), (refused, targets["quarantined"]))
+    ]
+    _collected(sinks, relative)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The typed frame with ``__refused`` and ``day``, and what is taken from it.
+
+    Attributes:
+        columns: what the source says, as a valid row has it.
+        place: ``source_file`` and ``source_line``.
+        reasons: the list of reasons.
+    """
+
+    base: pl.LazyFrame
+    columns: list[pl.Expr]
+    place: list[pl.Expr]
+    reasons: pl.Expr
+
+
+def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> _Rules:
+    found = sources(records, relative, config)
+    whole = config.source.types.user_id == "int64"
+    texts = _TEXTS if whole else (*_TEXTS, "user_id")
+    frame = records.frame.with_columns(
+        *(
+            _given(s, config, is_text=n in texts, must=n in config.source.required).alias(_GIVEN + n)
+            for n, s in found.items()
+        ),
+        *(s.unreadable.alias(_FAILED + n) for n, s in found.items() if s.unreadable is not None),
+    ).with_columns(pl.col(_GIVEN + n).alias(_VALUE + n) for n in COLUMNS)
+    for name in _TIMES:
+        frame = values.time(
+            frame, _VALUE + name, found[name].dtype, config.source.timestamp_formats, config.timezone,
+            _form(records, found[name], relative),
+        )  # fmt: skip
+    user_id = pl.col(_VALUE + "user_id")
+    user_type = found["user_id"].dtype
+    frame = frame.with_columns(
+        (values.whole_number(user_id, user_type) if whole else values.text(user_id, user_type)).alias(_VALUE + "user_id"),
+        values.number(
+            pl.col(_VALUE + "value"), found["value"].dtype, decimal_comma=config.source.csv.decimal_comma
+        ).alias(_VALUE + "value"),
+        *(values.text(pl.col(_VALUE + n), found[n].dtype).alias(_VALUE + n) for n in ("event_type", "metadata")),
+    )
+    frame = frame.with_columns(
+        _left_blank(n, config) for n, s in found.items() if n not in texts and s.dtype == pl.String
+    )
+    shaped = ~pl.col(MALFORMED) & ~pl.col(EMPTY)
+    start = pl.col(_VALUE + "session_start").dt.date()
+    frame = frame.with_columns(
+        day=pl.when(shaped & (start >= config.start_date)).then(start).otherwise(pl.lit(home_day))
+    )
+    flags = _flags(found, config)
+    broken = pl.col(MALFORMED) | pl.col(EMPTY)
+    base = frame.with_columns((pl.any_horizontal([broken, *flags.values()])).alias(_REFUSED))
+    listed = pl.concat_list([pl.when(flag).then(pl.lit(code)) for code, flag in flags.items()]).list.drop_nulls()
+    reasons = (
+        pl.when(pl.col(EMPTY)).then(pl.lit(["empty_row"])).when(MALFORMED).then(pl.lit(["malformed_record"])).otherwise(listed)
+    )
+    contract = tables(config.source.types.user_id)["raw_events"].schema
+    columns: list[pl.Expr] = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
+    columns += _extra(records, found, config, set(contract))
+    place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
+    return _Rules(base, columns, place, reasons)
+
+
+def _given(source: Source, config: PipelineConfig, *, is_text: bool, must: bool = True) -> pl.Expr:
+    """The source's value, null where its text means "no value".
+
+    Of numbers and times only those that could not be read are looked at, later, by ``_left_blank``; unless a text that
+    means "no value" could itself be read, like -1.
+    """
+    if source.value is None:
+        return pl.lit(None, source.dtype)
+    if source.dtype != pl.String or not (is_text or _may_be_read(config)):
+        return source.value
+    return blank_to_null(source.value, _nulls(config, must=must or not is_text))
+
+
+def _may_be_read(config: PipelineConfig) -> bool:
+    return any(character.isdigit() for null in config.source.null_values for character in null)
+
+
+def _nulls(config: PipelineConfig, *, must: bool) -> list[str]:
+    """Texts that mean "no value"; where there must be one, nothing at all does too."""
+    nulls = list(config.source.null_values)
+    return [*nulls, ""] if must and "" not in nulls else nulls
+
+
+def _left_blank(name: str, config: PipelineConfig) -> pl.Expr:
+    """What was given where no value could be read from it, null where that was "no value"."""
+    unread = pl.when(pl.col(_VALUE + name).is_null()).then(pl.col(_GIVEN + name))
+    return blank_to_null(unread, _nulls(config, must=True)).alias(_GIVEN + name)
+
+
+def _flags(found: dict[str, Source], config: PipelineConfig) -> dict[str, pl.Expr]:
+    """Reason to the expression that says whether it holds; never null."""
+    flags: dict[str, pl.Expr] = {}
+    for name in COLUMNS:
+        value, given = pl.col(_VALUE + name), pl.col(_GIVEN + name)
+        unreadable = value.is_null() & given.is_not_null()
+        if found[name].unreadable is not None:
+            unreadable |= value.is_null() & pl.col(_FAILED + name)
+        missing = value.is_null()
+        if f"unreadable_{name}" in REASONS:
+            flags[f"unreadable_{name}"] = unreadable
+            missing &= ~unreadable
+        if name in config.source.required:
+            flags[f"missing_{name}"] = missing
+    flags["before_start_date"] = pl.col(_VALUE + "session_start").dt.date() < config.start_date
+    quality = config.quality
+    number = pl.col(_VALUE + "value")
+    if quality.value_min is not None:
+        flags["value_out_of_range"] = number < quality.value_min
+    if quality.value_max is not None:
+        flags["value_out_of_range"] = flags.get("value_out_of_range", pl.lit(value=False)) | (number > quality.value_max)
+    if quality.required_event_types is not None:
+        flags["unknown_event_type"] = ~pl.col(_VALUE + "event_type").is_in(list(quality.required_event_types))
+    return {code: flags[code].fill_null(value=False) for code in REASONS if code in flags}
+
+
+def _extra(records: Records, found: dict[str, Source], config: PipelineConfig, ours: set[str]) -> list[pl.Expr]:
+    """The source's columns that nothing maps, as text, when they are kept."""
+    if config.source.extra_columns != "keep":
+        return []
+    mapped = {c for s in found.values() for c in s.uses}
+    schema = records.frame.collect_schema()
+    taken = ours | set(records.columns)
+    result: list[pl.Expr] = []
+    for name in records.columns:
+        if name in mapped:
+            continue
+        target, suffix = name, 2
+        while target in ours or (target != name and target in taken):
+            target, suffix = f"{name}_{suffix}", suffix + 1
+        taken.add(target)
+        result.append(values.text(pl.col(name), schema[name]).alias(target))
+    return result
+
+
+def _form(records: Records, source: Source, relative: str) -> str:
+    """Which form of time the file's first rows have."""
+    if source.value is None or source.dtype != pl.String:
+        return values.common_form(pl.Series([], dtype=pl.String))
+    sample = records.frame.select(source.value.alias("x")).head(values.SAMPLE)
+    return values.common_form(_collected([sample], relative)[0]["x"])
+
+
+def _collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
+    try:
+        return pl.collect_all(frames, engine="streaming")
+    except (pl.exceptions.ComputeError, PanicException) as problem:
+        why = visible(str(problem).partition("\n")[0])
+        raise SourceFileError(
+            f"{visible(relative)} cannot be read to its end: {why}.",
+            "The file is damaged, or changed while it was read. Ask the sender for it again, or remove it.",
+            path=relative,
+        ) from problem

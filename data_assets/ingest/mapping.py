@@ -1,0 +1,198 @@
+"""Ours to theirs: where each of our columns comes from in one opened file.
+
+Here: names, SQL expressions, constants, values from the path, and what is missing. Not here: how their values become
+our types (``values.py``), and what is valid (``classify.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+from polars.exceptions import PanicException
+
+from data_assets.config import ConstantValue, PathPattern, SqlExpression
+from data_assets.errors import ConfigurationError, MissingColumnsError, visible
+from data_assets.ingest.records import HELPERS, Records, rename
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from data_assets.config import PipelineConfig
+
+_CAST = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<cast>\bCAST\s*\()""", re.IGNORECASE)
+_PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[()]|\bAS\b""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our columns comes from.
+
+    Attributes:
+        value: the source's value, not yet of our type; ``None`` when the file has none.
+        dtype: its type.
+        uses: the file's columns that it is made of.
+        unreadable: for SQL, whether a CAST in it could not read a text that was there.
+    """
+
+    value: pl.Expr | None
+    dtype: pl.DataType
+    uses: tuple[str, ...] = ()
+    unreadable: pl.Expr | None = None
+
+
+def find(name: str, columns: Sequence[str], naming: str) -> str | None:
+    """The file's column that ``name`` means, as it stands or in the spelling before ``column_naming``."""
+    if name in columns:
+        return name
+    renamed = rename(name, naming)
+    return renamed if renamed in columns else None
+
+
+def wanted_columns(config: PipelineConfig) -> tuple[str, ...]:
+    """The names (after ``column_naming``) of the source columns that the mapping reads."""
+    found: dict[str, None] = {}
+    for name, theirs in config.source.columns.as_mapping().items():
+        if isinstance(theirs, str):
+            roots: Sequence[str] = (theirs,)
+        elif isinstance(theirs, SqlExpression):
+            roots = _parse(name, lenient(theirs.sql)).meta.root_names()
+        else:
+            roots = ()
+        found.update(dict.fromkeys(rename(r, config.source.column_naming) for r in roots))
+    return tuple(found)
+
+
+def check_required(records: Records, relative: str, config: PipelineConfig) -> None:
+    """Refuse a file without the columns that the mapping requires.
+
+    Raises:
+        MissingColumnsError: naming them all.
+    """
+    if not records.columns:
+        return
+    mapping = config.source.columns.as_mapping()
+    required = [mapping[name] for name in config.source.required]
+    missing = [
+        theirs
+        for theirs in required
+        if isinstance(theirs, str) and find(theirs, records.columns, config.source.column_naming) is None
+    ]
+    if missing:
+        raise MissingColumnsError(relative, missing, records.columns)
+
+
+def sources(records: Records, relative: str, config: PipelineConfig) -> dict[str, Source]:
+    """Each of our columns with where it comes from in this file.
+
+    Raises:
+        ConfigurationError: an SQL expression does not fit the file's columns.
+    """
+    schema = records.frame.collect_schema()
+    naming = config.source.column_naming
+    result = {}
+    for name, theirs in config.source.columns.as_mapping().items():
+        source = Source(None, pl.String())
+        if isinstance(theirs, str):
+            found = find(theirs, records.columns, naming)
+            if found is not None:
+                source = Source(pl.col(found), schema[found], (found,))
+        elif isinstance(theirs, ConstantValue):
+            source = Source(pl.lit(theirs.value), pl.String())
+        elif isinstance(theirs, PathPattern):
+            match = re.search(theirs.path, relative)
+            source = Source(pl.lit(match[1] if match else None, pl.String), pl.String())
+        elif isinstance(theirs, SqlExpression) and records.columns:
+            source = _from_sql(name, theirs.sql, records, schema, config)
+        result[name] = source
+    return result
+
+
+def blank_to_null(column: pl.Expr, nulls: Sequence[str]) -> pl.Expr:
+    """Text without the texts that mean "no value", also when spaces stand around them.
+
+    Only values that begin or end with a space are trimmed: trimming all costs more than reading the numbers in them.
+    """
+    if not nulls:
+        return column
+    spaced = pl.when((column < "!") | column.str.ends_with(" ")).then(column).str.strip_chars()
+    return pl.when(~(column.is_in(nulls) | spaced.is_in(nulls).fill_null(value=False))).then(column)
+
+
+def lenient(sql: str) -> str:
+    """The expression with every CAST made a TRY_CAST: one bad cell must cost its row, not the file.
+
+    >>> lenient("CAST(a AS INT) + length('CAST(')")
+    "TRY_CAST(a AS INT) + length('CAST(')"
+    """
+    return _CAST.sub(lambda m: "TRY_CAST(" if m["cast"] else m[0], sql)
+
+
+def _casts(sql: str) -> Iterator[tuple[str, str]]:
+    """Every CAST in the expression: what it reads, and the cast itself."""
+    for match in _CAST.finditer(sql):
+        if not match["cast"]:
+            continue
+        depth, split = 1, -1
+        for piece in _PIECE.finditer(sql, match.end()):
+            depth += {"(": 1, ")": -1}.get(piece[0], 0)
+            if depth == 1 and piece[0].upper() == "AS":
+                split = piece.start()
+            if depth == 0:
+                yield lenient(sql[match.end() : split]), lenient(sql[match.start() : piece.end()])
+                break
+
+
+def _parse(name: str, sql: str) -> pl.Expr:
+    try:
+        return pl.sql_expr(sql)
+    except (pl.exceptions.PolarsError, PanicException) as problem:
+        raise _refused(name, sql, str(problem), ()) from problem
+
+
+def _from_sql(name: str, sql: str, records: Records, schema: Mapping[str, pl.DataType], config: PipelineConfig) -> Source:
+    """The expression over the file's columns; names may be spelled as in the file's header."""
+    expression = _parse(name, lenient(sql))
+    if "strict_cast" in str(expression):
+        raise _refused(name, sql, "write CAST(x AS type) instead of x::type", records.columns)
+    columns: dict[str, pl.Expr] = {}
+    uses = []
+    for root in expression.meta.root_names():
+        found = find(root, records.columns, config.source.column_naming)
+        if found is None:
+            raise _refused(name, sql, f"the file has no column {visible(root)}", records.columns)
+        uses.append(found)
+        plain = pl.col(found)
+        columns[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
+    try:
+        bound = pl.LazyFrame(schema={r: schema[u] for r, u in zip(columns, uses, strict=True)}).select(expression)
+        dtype = bound.collect_schema().dtypes()[0]
+    except (pl.exceptions.PolarsError, PanicException) as problem:
+        raise _refused(name, sql, str(problem).partition("\n")[0], records.columns) from problem
+    if not (expression.meta.is_row_separable() or expression.meta.is_literal()):
+        raise _refused(name, sql, "it reads more than one row", records.columns)
+    failed = [
+        _bound(pl.sql_expr(arg), columns).is_not_null() & _bound(pl.sql_expr(cast), columns).is_null()
+        for arg, cast in _casts(sql)
+    ]
+    unreadable = pl.any_horizontal(failed) if failed else None
+    return Source(_bound(expression, columns), dtype, tuple(uses), unreadable)
+
+
+def _bound(expression: pl.Expr, columns: Mapping[str, pl.Expr]) -> pl.Expr:
+    """``expression`` with its names replaced, by way of a struct whose fields bear them."""
+    if not columns:
+        return expression
+    return pl.struct([e.alias(n) for n, e in columns.items()]).struct.with_fields(__it=expression).struct.field("__it")
+
+
+def _refused(name: str, sql: str, why: str, columns: Sequence[str]) -> ConfigurationError:
+    shown = ", ".join(visible(c, 60) for c in columns if c not in HELPERS)
+    return ConfigurationError(
+        f"source.columns.{name}: the SQL expression {visible(sql)!r} cannot be used: {visible(why)}."
+        + (f" The file has: {shown}." if shown else ""),
+        "Correct the expression; columns of CSV and JSON files are text, so numbers need CAST(x AS DOUBLE).",
+        key=f"source.columns.{name}",
+    )

@@ -1,0 +1,167 @@
+"""What an opened file looks like to the rest of the project, whatever its format.
+
+Here: ``Records``, the names of its helper columns, how source columns are named, and the spool that readers in Python
+write into. Not here: the readers themselves (``delimited.py``, ``exact.py``, ``jsontext.py``, ``columnar.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+LINE = "__line"
+RECORD = "__record"
+MALFORMED = "__malformed"
+EMPTY = "__empty"
+HELPERS = (LINE, RECORD, MALFORMED, EMPTY)
+CHUNK_RECORDS = 50_000
+CHUNK_CHARACTERS = 32 << 20
+
+
+@dataclass(frozen=True)
+class Records:
+    """One file, opened.
+
+    Attributes:
+        frame: the source's columns (text for text formats, native types for Parquet) and the helper columns ``__line``
+            (physical line on which the record starts; row number for Parquet), ``__record`` (the record as it stood),
+            ``__malformed`` and ``__empty``.
+        columns: the source's column names after ``source.column_naming``.
+        physical_rows: how many records the file holds, counted apart from the parser.
+        format: ``csv``, ``json``, ``jsonl`` or ``parquet``, with ``.gz`` or ``.zst`` when compressed.
+        encoding: the text's encoding, or ``binary``.
+        lane: ``fast`` (the engine reads the file) or ``exact`` (Python does, record by record).
+        reason: why the exact lane; empty for the fast one.
+    """
+
+    frame: pl.LazyFrame
+    columns: tuple[str, ...]
+    physical_rows: int
+    format: str
+    encoding: str
+    lane: str
+    reason: str
+
+
+def rename(name: str, naming: str) -> str:
+    """``name`` as ``source.column_naming`` wants it.
+
+    >>> rename("CustomerID", "lower")
+    'customerid'
+    """
+    if naming == "lower":
+        return name.lower()
+    if naming == "upper":
+        return name.upper()
+    return name.capitalize() if naming == "capitalize" else name
+
+
+def column_names(names: Iterable[str], naming: str) -> tuple[str, ...]:
+    """Header names made usable: trimmed, renamed, never blank, never twice, never one of the helpers.
+
+    >>> column_names(["ID", "id ", ""], "lower")
+    ('id', 'id_2', 'column_3')
+    """
+    taken = set(HELPERS)
+    result = []
+    for number, name in enumerate(names, start=1):
+        wanted = rename(name.strip(), naming) or f"column_{number}"
+        unique, suffix = wanted, 2
+        while unique in taken:
+            unique, suffix = f"{wanted}_{suffix}", suffix + 1
+        taken.add(unique)
+        result.append(unique)
+    return tuple(result)
+
+
+def no_rows(columns: Sequence[str] = ()) -> pl.LazyFrame:
+    """A frame for a file without records."""
+    schema = pl.Schema(
+        {
+            **dict.fromkeys(columns, pl.String()),
+            LINE: pl.Int64(),
+            RECORD: pl.String(),
+            MALFORMED: pl.Boolean(),
+            EMPTY: pl.Boolean(),
+        }
+    )
+    return schema.to_frame(eager=False)
+
+
+class Spool:
+    """Records on their way from Python to a Parquet file below the scratch folder, chunk by chunk.
+
+    Memory stays at one chunk, and all that comes after reads the same kind of lazy frame as the fast lane.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+        self.rows = 0
+        self._schema = pa.schema(
+            [pa.field(c, pa.string()) for c in self.columns]
+            + [(LINE, pa.int64()), (RECORD, pa.string()), (MALFORMED, pa.bool_()), (EMPTY, pa.bool_())]
+        )
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
+        self._chunk: list[Sequence[str | None]] = []
+        self._helpers: list[tuple[int, str, bool, bool]] = []
+        self._characters = 0
+        self._nothing: tuple[None, ...] = (None,) * len(self.columns)
+
+    def add(self, fields: Sequence[str | None] | None, line: int, record: str, *, empty: bool = False) -> None:
+        """One record; ``fields`` is ``None`` when it is malformed or empty."""
+        self._chunk.append(self._nothing if fields is None else fields)
+        self._helpers.append((line, record, fields is None and not empty, empty))
+        self._characters += len(record)
+        if len(self._chunk) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._chunk:
+            return
+        columns = [_text_array(values) for values in zip(*self._chunk, strict=True)]
+        lines, records, malformed, empty = zip(*self._helpers, strict=True)
+        columns += [pa.array(lines, pa.int64()), _text_array(records), pa.array(malformed), pa.array(empty)]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        self.rows += len(self._chunk)
+        self._chunk, self._helpers, self._characters = [], [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+    def scan(self) -> pl.LazyFrame:
+        """What was written, lazily; only after the ``with`` block."""
+        return pl.scan_parquet(self.path, glob=False, hive_partitioning=False)
+
+
+def _text_array(values: Sequence[str | None]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:  # a surrogate: a byte that is not the encoding's, or half a character in JSON
+        return pa.array([None if v is None else printable(v) for v in values], pa.string())
+
+
+def printable(text: str) -> str:
+    r"""``text`` fit for UTF-8: a byte that could not be decoded is shown as ``\xff``, half a character as ``\ud800``."""
+    return "".join(
+        c if not "\ud800" <= c <= "\udfff" else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+        for c in text
+    )

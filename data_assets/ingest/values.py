@@ -1,0 +1,183 @@
+"""Text and native values to our types: times, whole numbers, numbers, text.
+
+Here: expressions that give the typed value, or null where it cannot be read. Each tries the common form on every value
+first, and the other forms only on what that left (elsewhere they see nulls, which cost nothing). Not here: which column
+is read (``mapping.py``), and what a null means for the row (``classify.py``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}
+_FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
+_LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
+_EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
+_SPACE = "%Y-%m-%d %H:%M:%S"
+_T = "%Y-%m-%dT%H:%M:%S"
+_T_ZULU = "%Y-%m-%dT%H:%M:%S%.fZ"
+_COMMON = (_SPACE, _T, _T_ZULU)
+_SECONDS = len("2024-01-31 10:20:30")
+_ISO = (
+    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-5][0-9])(?:[.,]([0-9]{1,9}))?)?"
+    r"(?: ?([Zz]|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?))?)?$"
+)
+_GROUPED = r"^[+-]?[0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?$"
+_MAX_EXACT_FLOAT = 2**53
+SAMPLE = 64
+
+
+def common_form(sample: pl.Series) -> str:
+    """The ISO form that most of a column's first values have; only how fast the others are read depends on it."""
+    parsed = sample.drop_nulls().to_frame("x").select(_common(pl.col("x"), f, "UTC").alias(f) for f in _COMMON)
+    return max(_COMMON, key=lambda f: parsed[f].count())
+
+
+def time(
+    frame: pl.LazyFrame, name: str, dtype: pl.DataType, formats: Sequence[str], zone: str, form: str = _SPACE
+) -> pl.LazyFrame:
+    """Column ``name`` as wall time of ``zone``, null where it cannot be read."""
+    column = pl.col(name)
+    if dtype == pl.Datetime or dtype == pl.Date:
+        known = column.cast(pl.Datetime("us"))
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+            known = column.dt.cast_time_unit("us").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+        return frame.with_columns(_bounded(known).alias(name))
+    if dtype.is_numeric():
+        epochs = [_epoch(column, _MICROSECONDS[f], zone) for f in formats if f in _MICROSECONDS]
+        return frame.with_columns((pl.coalesce(epochs) if epochs else pl.lit(None, pl.Datetime("us"))).alias(name))
+    if dtype != pl.String:
+        return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
+    first, rest = f"{name}__first", f"{name}__rest"
+    if formats:
+        quick = pl.coalesce([_formatted(column, f, zone) for f in formats])
+    else:
+        quick = _common(column, form, zone)
+    return (
+        frame.with_columns(quick.alias(first))
+        .with_columns(pl.when(pl.col(first).is_null()).then(column).str.strip_chars().alias(rest))
+        .with_columns(
+            pl.coalesce(
+                [first]
+                + [_formatted(pl.col(rest), f, zone) for f in formats]
+                + [_common(pl.col(rest), f, zone) for f in _COMMON]
+                + [_iso(pl.col(rest), zone)]
+            ).alias(name)
+        )
+        .with_columns(_bounded(column).alias(name))
+        .drop(first, rest)
+    )
+
+
+def _bounded(value: pl.Expr) -> pl.Expr:
+    """Years 1 to 9999, which is what every reader of the tables can hold."""
+    return pl.when(value.is_between(pl.lit(_FIRST, pl.Datetime("us")), pl.lit(_LAST, pl.Datetime("us")))).then(value)
+
+
+def _parsed(text: pl.Expr, form: str) -> pl.Expr:
+    return text.str.to_datetime(form, time_unit="us", strict=False, cache=False)
+
+
+def _walled(utc: pl.Expr, zone: str) -> pl.Expr:
+    """Naive UTC to naive wall time of ``zone``."""
+    if zone == "UTC":
+        return utc
+    return utc.dt.replace_time_zone("UTC").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+
+
+def _common(text: pl.Expr, form: str, zone: str) -> pl.Expr:
+    """One of the usual forms. The engine rolls second 60 over and skips leading spaces; those are kept from it."""
+    if form == _T_ZULU:
+        known = pl.when((text > "0") & text.str.ends_with("Z") & ~text.str.contains(":60", literal=True)).then(text)
+        return _walled(_parsed(known, form), zone)
+    known = pl.when((text.str.len_bytes() == _SECONDS) & (text > "0") & ~text.str.ends_with(":60")).then(text)
+    return _parsed(known, form)
+
+
+def _iso(text: pl.Expr, zone: str) -> pl.Expr:
+    """Every form of ISO 8601 that is read, from its parts."""
+    parts = text.str.extract_groups(_ISO)
+    day, clock, second, fraction, offset = (parts.struct[i] for i in range(5))
+    wall = _parsed(
+        pl.concat_str(day, pl.lit(" "), clock.fill_null("00:00"), pl.lit(":"), second.fill_null("00")),
+        "%Y-%m-%d %H:%M:%S",
+    )
+    micros = fraction.str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64).fill_null(0)
+    wall += pl.duration(microseconds=micros)
+    digits = offset.str.replace_all(":", "", literal=True)
+    minutes = (
+        digits.str.slice(1, 2).cast(pl.Int64, strict=False) * 60
+        + digits.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(0)
+    ).fill_null(0)
+    signed = pl.when(offset.str.starts_with("-")).then(-minutes).otherwise(minutes)
+    utc = _walled(wall - pl.duration(minutes=signed), zone)
+    return pl.when(offset.is_null()).then(wall).otherwise(utc)
+
+
+def _formatted(text: pl.Expr, form: str, zone: str) -> pl.Expr:
+    if form in _MICROSECONDS:
+        whole = text.cast(pl.Int64, strict=False)
+        other = pl.when(whole.is_null()).then(text).cast(pl.Float64, strict=False)
+        return pl.coalesce(_epoch(whole, _MICROSECONDS[form], zone), _epoch(other, _MICROSECONDS[form], zone))
+    if re.search(r"%[#:]*z", form):
+        aware = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False, cache=False)
+        return aware.dt.convert_time_zone(zone).dt.replace_time_zone(None)
+    return pl.when(~text.str.contains(":60", literal=True)).then(_parsed(text, form))
+
+
+def _epoch(number: pl.Expr, factor: int, zone: str) -> pl.Expr:
+    scale = 1_000_000 // factor
+    sane = pl.when(number.is_between(_EPOCH_FIRST * scale, _EPOCH_LAST * scale)).then(number)
+    return _bounded(_walled((sane * factor).cast(pl.Int64).cast(pl.Datetime("us")), zone))
+
+
+def whole_number(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A whole number of 64 bits. Text is read strictly (no ``2.0``); a native float must be whole and exact."""
+    if dtype == pl.String:
+        first = column.cast(pl.Int64, strict=False)
+        rest = pl.when(first.is_null()).then(column).str.strip_chars()
+        return pl.coalesce(first, rest.cast(pl.Int64, strict=False))
+    if dtype.is_integer():
+        return column.cast(pl.Int64, strict=False)
+    if dtype.is_float() or dtype.is_decimal():
+        number = column.cast(pl.Float64)
+        exact = (number == number.floor()) & (number.abs() <= _MAX_EXACT_FLOAT)
+        return pl.when(exact).then(number).cast(pl.Int64, strict=False)
+    return pl.lit(None, pl.Int64)
+
+
+def number(column: pl.Expr, dtype: pl.DataType, *, decimal_comma: bool) -> pl.Expr:
+    """A finite number."""
+    if dtype == pl.String:
+        if decimal_comma:
+            plain = pl.when(column.str.contains(_GROUPED)).then(column.str.replace_all(".", "", literal=True))
+            column = plain.otherwise(pl.when(~column.str.contains(".", literal=True)).then(column))
+            column = column.str.replace_all(",", ".", literal=True)
+        first = column.cast(pl.Float64, strict=False)
+        rest = pl.when(first.is_null()).then(column).str.strip_chars()
+        value = pl.coalesce(first, rest.cast(pl.Float64, strict=False))
+    elif dtype.is_numeric() or dtype == pl.Boolean:
+        value = column.cast(pl.Float64, strict=False)
+    else:
+        return pl.lit(None, pl.Float64)
+    return pl.when(value.is_finite()).then(value)
+
+
+def text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Anything as text; nested values as JSON."""
+    if dtype == pl.String:
+        return column
+    if isinstance(dtype, pl.Struct):
+        return pl.when(column.is_not_null()).then(column.struct.json_encode())
+    if dtype.is_nested():
+        encoded = pl.struct(column.alias("x")).struct.json_encode()
+        return pl.when(column.is_not_null()).then(encoded.str.slice(len('{"x":')).str.strip_suffix("}"))
+    return column.cast(pl.String, strict=False)

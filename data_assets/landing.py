@@ -1,0 +1,313 @@
+"""What lies in the raw directory: the ledger of files and days, and which days need work.
+
+Here: listing, hashing and counting files, the ledger's fingerprints, what is stale. Not here: reading rows
+(``ingest/``), keeping the ledger's file (``storage.py``) or starting runs (``sensors.py``, ``cli.py``).
+
+The ledger is a cache of the files: lost, it is made again; two writers at once do work twice and agree.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fnmatch
+import hashlib
+import os
+import re
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from data_assets import ingest
+from data_assets.contracts import LANDED_FILES
+from data_assets.errors import SourceFileError, visible
+from data_assets.storage import scratch_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from data_assets.config import PipelineConfig
+    from data_assets.storage import DayLog, Lake
+
+DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})([-_.]?)(\d{2})\2(\d{2})(?!\d)")
+
+
+@dataclass(frozen=True)
+class LandedFile:
+    """A file as the directory shows it: path below the raw directory, bytes, modification time (ns since 1970)."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a look at the raw directory found.
+
+    Attributes:
+        files: files to read, by path.
+        settling: files that changed less than ``settle_seconds`` ago and wait for the next look.
+        ignored: names that are left alone, with the reason.
+    """
+
+    files: tuple[LandedFile, ...]
+    settling: tuple[str, ...]
+    ignored: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """The ledger after a look at the raw directory.
+
+    Attributes:
+        ledger: the table ``landed_files``.
+        listing: what the directory held.
+        read: files that were opened because they were new or changed.
+        left: new or changed files that the time budget left for the next look.
+    """
+
+    ledger: pl.DataFrame
+    listing: Listing
+    read: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def list_files(config: PipelineConfig, now_ns: int) -> Listing:
+    """Look at the raw directory, without opening a file. Links, pipes and devices are not followed."""
+    root = config.raw_dir
+    wanted = _pattern(tuple(config.source.patterns))
+    settle_ns = int(config.source.settle_seconds * 1e9)
+    files, settling, ignored = [], [], {}
+    for entry, relative in _walk(root, ""):
+        if entry.name[0] in "._" or entry.name.endswith((".tmp", ".part")):
+            continue
+        shown = relative.encode("utf-8", "backslashreplace").decode("utf-8")
+        if shown != relative:
+            ignored[shown] = "its name is not UTF-8"
+        elif not entry.is_file(follow_symlinks=False):
+            ignored[shown] = "it is not a regular file"
+        elif not wanted.match(relative):
+            ignored[shown] = "no pattern of source.patterns matches its name"
+        else:
+            found = entry.stat(follow_symlinks=False)
+            if now_ns - found.st_mtime_ns < settle_ns:
+                settling.append(relative)
+            files.append(LandedFile(relative, found.st_size, found.st_mtime_ns))
+    return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(settling)), ignored)
+
+
+def _walk(root: Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
+    try:
+        entries = list(os.scandir(root))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        relative = f"{prefix}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name[0] not in "._":
+                yield from _walk(Path(entry.path), f"{relative}/")
+        else:
+            yield entry, relative
+
+
+def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for all patterns. ``**/`` also matches no folder at all, as shells have it."""
+    flat = {p.removeprefix("**/") for p in patterns} | set(patterns)
+    return re.compile("|".join(fnmatch.translate(p) for p in sorted(flat)))
+
+
+def refresh(
+    config: PipelineConfig,
+    lake: Lake,
+    *,
+    now_ns: int,
+    budget_seconds: float = float("inf"),
+    progress: Callable[[str], None] = lambda _path: None,
+) -> Refresh:
+    """Bring the ledger up to date with the raw directory.
+
+    Costs a directory scan, a hash of each new or changed file, and one pass over the start times of those whose content
+    is new. Files that are still settling keep their old ledger rows, so a reader never sees half of one.
+
+    Args:
+        now_ns: the time of the look, ns since 1970; decides only what is still settling.
+        budget_seconds: files that are not reached in this time are left for the next look.
+        progress: called with each path before it is read.
+    """
+    old = read_ledger(lake)
+    listing = list_files(config, now_ns)
+    deadline = time.monotonic() + budget_seconds
+    mapping = config.mapping_fingerprint()
+    keep, todo = _compare(old, listing, mapping)
+    known = (
+        {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
+    )
+    parts, read, left = [keep], [], []
+    for file in todo:
+        if file.path in listing.settling or time.monotonic() > deadline:
+            left.append(file.path)
+            parts.append(old.filter(pl.col("path") == file.path))
+            continue
+        progress(file.path)
+        digest = _digest(config.raw_dir / file.path)
+        before = known.get(file.path)
+        if before is not None and before["content_hash"] == digest and before["mapping"] == mapping:
+            same = old.filter(pl.col("path") == file.path)
+            parts.append(same.with_columns(mtime_ns=pl.lit(file.mtime_ns, pl.Int64), size=pl.lit(file.size, pl.Int64)))
+            continue
+        read.append(file.path)
+        parts.append(_read_file(config, file, digest, old.filter(pl.col("path") == file.path)))
+    ledger = pl.concat(parts).sort("path", "day")
+    if not ledger.equals(old):
+        lake.write(LANDED_FILES, None, ledger.lazy(), {})
+    return Refresh(ledger, listing, tuple(read), tuple(p for p in left if p not in listing.settling))
+
+
+def read_ledger(lake: Lake) -> pl.DataFrame:
+    """The ledger as last written; empty when it was lost or has another version's columns (it is then made again)."""
+    found = lake.current(LANDED_FILES.name, None)
+    if found is None or not found.path.exists():
+        return LANDED_FILES.empty()
+    ledger = pl.read_parquet(found.path, glob=False, hive_partitioning=False)
+    return ledger if ledger.schema == LANDED_FILES.schema else LANDED_FILES.empty()
+
+
+def _compare(old: pl.DataFrame, listing: Listing, mapping: str) -> tuple[pl.DataFrame, list[LandedFile]]:
+    """Ledger rows of files that look the same, and the files that do not."""
+    seen = pl.DataFrame(
+        {
+            "path": [f.path for f in listing.files],
+            "size": [f.size for f in listing.files],
+            "mtime_ns": [f.mtime_ns for f in listing.files],
+        },
+        schema={"path": pl.String, "size": pl.Int64, "mtime_ns": pl.Int64},
+    )
+    current = old.filter(pl.col("mapping") == mapping)
+    key = ["path", "size", "mtime_ns"]
+    keep = current.join(seen, on=key, how="semi", maintain_order="left")
+    todo = seen.join(current, on=key, how="anti", maintain_order="left")
+    return keep, [LandedFile(*row) for row in todo.iter_rows()]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _read_file(config: PipelineConfig, file: LandedFile, digest: str, before: pl.DataFrame) -> pl.DataFrame:
+    """The ledger rows of one file: its days and their rows, or why it cannot be used.
+
+    A file that can no longer be read still touches the days that it held ``before``: they keep what they had.
+    """
+    modified = dt.datetime.fromtimestamp(file.mtime_ns / 1e9, tz=config.zone).date()
+    home = home_day_in_name(file.path)
+    error, encoding, form = None, "binary", ingest.detect_format(Path(file.path))
+    counts = pl.DataFrame(schema={"day": pl.Date, "rows": pl.Int64})
+    with scratch_folder(config.scratch_dir) as scratch:
+        try:
+            records = ingest.open_records(
+                config.raw_dir / file.path, file.path, config, scratch, require_columns=False
+            )
+            encoding, form = records.encoding, records.format
+            counts = ingest.count_days(records, file.path, config)
+            _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
+            ingest.check_required(records, file.path, config)
+        except SourceFileError as problem:
+            error = str(problem)
+            counts = before.select("day", "rows") if counts.is_empty() else counts
+    first = counts["day"].drop_nulls().min()
+    home = home or (first if isinstance(first, dt.date) else modified)
+    home = max(home, config.start_date)
+    known = pl.col("day") >= config.start_date
+    by_day = (
+        counts.with_columns(day=pl.when(known).then("day").otherwise(pl.lit(home)))
+        .group_by("day")
+        .agg(pl.col("rows").sum())
+    )
+    if by_day.is_empty():
+        by_day = pl.DataFrame({"day": [home], "rows": [0]}, schema={"day": pl.Date, "rows": pl.Int64})
+    return by_day.select(
+        path=pl.lit(file.path),
+        size=pl.lit(file.size, pl.Int64),
+        mtime_ns=pl.lit(file.mtime_ns, pl.Int64),
+        content_hash=pl.lit(digest),
+        format=pl.lit(form),
+        encoding=pl.lit(encoding),
+        home_day=pl.lit(home),
+        day="day",
+        rows="rows",
+        mapping=pl.lit(config.mapping_fingerprint()),
+        error=pl.lit(error, pl.String),
+    )
+
+
+def _check_count(path: str, physical: int, counted: int) -> None:
+    """The rows of all days are the file's physical records, which were counted apart from the parser."""
+    if physical != counted:
+        raise SourceFileError(
+            f"{visible(path)} holds {physical:,} records, but {counted:,} were read from it.",
+            "No row may be lost, so none is taken. Keep the file and report it: this is a fault of data_assets.",
+            path=path,
+        )
+
+
+def home_day_in_name(path: str) -> dt.date | None:
+    """The date in a file's name, else in the nearest folder's name; None when there is none.
+
+    >>> home_day_in_name("2024/events_20240131.csv")
+    datetime.date(2024, 1, 31)
+    """
+    for part in reversed(PurePosixPath(path).parts):
+        for found in DATE_IN_NAME.finditer(part):
+            try:
+                return dt.date(int(found[1]), int(found[3]), int(found[4]))
+            except ValueError:  # 2024-13-45 is a number, not a date
+                continue
+    return None
+
+
+def fingerprints(ledger: pl.DataFrame) -> dict[str, str]:
+    """What each day is made from, as one short hash a day: its files' paths, contents and home days, and the mapping."""
+    lines = ledger.sort("day", "path").select(
+        pl.col("day").dt.to_string(),
+        line=pl.concat_str("path", "content_hash", pl.col("home_day").dt.to_string(), "mapping", separator="\0"),
+    )
+    return {
+        str(day): hashlib.blake2b("\n".join(group["line"]).encode(), digest_size=8).hexdigest()
+        for (day,), group in lines.group_by("day", maintain_order=True)
+    }
+
+
+def stale_days(ledger: pl.DataFrame, log: DayLog, *, first: dt.date, last: dt.date) -> dict[str, str]:
+    """Days between ``first`` and ``last`` whose tables were not made from the files that lie there now.
+
+    Returns:
+        Day (ISO) to the fingerprint its tables should have; a day whose files were all removed has the fingerprint "".
+    """
+    now = fingerprints(ledger)
+    finished = log.finished()
+    due = {day: now.get(day, "") for day in sorted(now.keys() | finished.keys())}
+    return {
+        day: mark
+        for day, mark in due.items()
+        if first.isoformat() <= day <= last.isoformat() and finished.get(day) != mark
+    }
+
+
+def missing_days(ledger: pl.DataFrame, *, last: dt.date) -> list[str]:
+    """Days without a single row between the first and the last day (at most ``last``) that rows landed for."""
+    days = ledger.filter((pl.col("rows") > 0) & (pl.col("day") <= last))["day"].unique().sort()
+    if days.is_empty():
+        return []
+    every = pl.date_range(days[0], days[-1], eager=True)
+    return [d.isoformat() for d in every.filter(~every.is_in(days.implode()))]
+
+
+def files_of(ledger: pl.DataFrame, days: list[str]) -> pl.DataFrame:
+    """The ledger's rows for the given days (ISO)."""
+    wanted = pl.Series(days, dtype=pl.String).str.to_date("%Y-%m-%d")
+    return ledger.filter(pl.col("day").is_in(wanted.implode()))

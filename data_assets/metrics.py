@@ -1,0 +1,762 @@
+"""What a day came to: sessions, outliers, distribution, summary and KPIs, as pure functions of its raw events.
+
+Here: Polars functions from one day's ``raw_events`` (and tables made from it) to the tables below it, and the small
+invariants that the asset checks test. Not here: what makes an event valid (``ingest/``), the columns and types of the
+tables (``contracts.py``), where they are stored (``io_managers.py``), how a day compares with others (``report/``).
+
+Arithmetic, so that the same rows in any order and on any number of threads give the same bytes:
+
+- A sum of values is taken in fixed point: each double is split into whole part and fraction, the fraction rounded to
+  1e-9, both added up as 128-bit integers. That is exact for whole numbers, and for values of up to nine decimals while
+  they are below 4.5 million (above, a double itself no longer holds nine decimals). Values of 9e18 and more do not fit:
+  those are collected and added up exactly as Python integers, user by user, slower but as deterministic.
+- Durations are added up as 128-bit integers of microseconds. Means are such a sum divided by the count.
+- A standard deviation takes two passes: the deviations from the mean are scaled by a power of two to at most 1, their
+  squares rounded to 2**-90 and added up as integers.
+- Quantiles pick exact order statistics and interpolate between them in NumPy's way.
+- Results are rounded once, at the end, half to even as Polars does it on doubles; minus zero becomes zero. A sum that
+  exceeds a double is a ContractError, as is a value that is not finite.
+
+Only aggregates are collected inside these functions (counts, bounds, one row per event type or bin) and, for the
+summary and the KPIs, the one column of durations; events stay lazy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple, cast
+
+import polars as pl
+
+from data_assets.contracts import Table, UserIdType, tables
+from data_assets.errors import ContractError
+
+SECOND_US = 1_000_000
+FIXED = 1_000_000_000  # fixed point: units of a sum of values
+FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits
+SQUARE_BITS = 90  # squares of at most 1 in units of 2**-90: 2**36 rows fit into 128 bits
+HALVING_LIMIT = 1e290  # above, differences of values could exceed a double
+HALVING = 2.0**-60
+INT64_MAX = 2**63 - 1
+SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
+BIN_SHIFT = 40  # bins of order statistics: sign, exponent and the first 12 bits of the mantissa
+SUMMARY_DECIMALS = 6
+PROPORTION_DECIMALS = 9
+HALF = Fraction(1, 2)
+QUARTERS = (Fraction(1, 4), HALF, Fraction(3, 4))
+
+USER, START, END, VALUE, TYPE = "user_id", "session_start", "session_end", "value", "event_type"
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What became of the day's physical records; the conservation law ties the first four together.
+
+    Attributes:
+        rows_in: physical records of the day.
+        valid, quarantined, duplicate: what they became, ``rows_in = valid + quarantined + duplicate``.
+        late: those from files whose home day is later.
+    """
+
+    rows_in: int
+    valid: int
+    quarantined: int
+    duplicate: int
+    late: int
+
+
+# ---- Tables ------------------------------------------------------------------------------------------------------
+
+
+def durations(events: pl.LazyFrame) -> pl.LazyFrame:
+    """The events with missing ends filled, and their duration.
+
+    A missing end takes that of the same user's row with the smallest (start, end) among those whose end is known and
+    whose start is not before its own; where there is none it stays null. The order of rows plays no part. Only rows of
+    users who miss an end are sorted for it; a day that misses none pays for a scan of the two time columns.
+
+    Returns:
+        Every row and column of ``events``, in no promised order, with ``session_end`` filled and ``duration_us``
+        (int64, microseconds, null where there is no end) added in place of any source column of that name.
+
+    Raises:
+        ContractError: a duration does not fit into 64 bits of microseconds.
+    """
+    start, end = pl.col(START), pl.col(END)
+    us = pl.Int64
+    bounds = (
+        events.select(
+            open_=end.null_count(),
+            first_start=start.min().cast(us),
+            last_start=start.max().cast(us),
+            first_end=end.min().cast(us),
+            last_end=end.max().cast(us),
+        )
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
+    if bounds["first_end"] is not None and (
+        max(bounds["last_end"] - bounds["first_start"], bounds["last_start"] - bounds["first_end"]) > INT64_MAX
+    ):
+        raise ContractError(
+            "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
+            "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
+            table="raw_events",
+        )
+    filled = _with_filled_ends(events) if bounds["open_"] else events
+    return filled.with_columns((pl.col(END) - start).dt.total_microseconds().alias("duration_us"))
+
+
+def session_metrics(events: pl.LazyFrame, precision: int) -> pl.LazyFrame:
+    """One row per user: how many sessions, how long, how much value, how many anomalies.
+
+    Durations are in seconds. ``avg_duration`` and ``max_duration`` are over all known durations, ``min_duration`` over
+    the positive ones; a duration of zero or less counts as an anomaly, an unknown one as none. ``total_value`` and
+    ``mean_value`` are null for a user without values. See the module's notes on exact sums.
+
+    Args:
+        events: raw_events of one day.
+        precision: decimals that the five floats are rounded to.
+
+    Returns:
+        The table session_metrics, sorted by user_id.
+    """
+    columns = events.select(USER, START, END, VALUE)
+    has_huge_values = _magnitude(columns, VALUE) >= FIXED_LIMIT
+    duration = pl.col("duration_us")
+    per_user = (
+        durations(columns)
+        .group_by(USER)
+        .agg(
+            pl.len().cast(pl.Int64).alias("total_sessions"),
+            duration.count().alias("timed"),
+            duration.cast(pl.Int128).sum().alias("duration_sum"),
+            duration.max().alias("longest"),
+            duration.filter(duration > 0).min().alias("shortest"),
+            (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
+            _fixed(pl.col(VALUE)).sum().alias("value_sum"),
+            pl.col(VALUE).count().alias("valued"),
+        )
+    )
+    total = pl.col("value_sum").cast(pl.Float64) / FIXED
+    mean = pl.col("value_sum").cast(pl.Float64) / (pl.col("valued").cast(pl.Float64) * FIXED)
+    if has_huge_values:
+        per_user = per_user.join(_huge_totals(columns), on=USER, how="left")
+        total = total + pl.col("huge_total").fill_null(0.0)
+        mean = pl.when(pl.col("huge_total").is_null()).then(mean).otherwise(total / pl.col("valued"))
+    seconds = pl.col("duration_sum").cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)
+    frame = per_user.select(
+        USER,
+        "total_sessions",
+        _rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
+        _rounded(pl.col("longest") / SECOND_US, precision).alias("max_duration"),
+        _rounded(pl.col("shortest") / SECOND_US, precision).alias("min_duration"),
+        _rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
+        _rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
+        "anomaly_count",
+    ).sort(USER)
+    return _table("session_metrics", events).conform(frame)
+
+
+def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
+    """The events whose value lies outside the fences ``q1 - factor * IQR`` and ``q3 + factor * IQR``.
+
+    q1, median and q3 by linear interpolation (NumPy's default). ``outlier_score`` is (value - median) / sample
+    standard deviation of the day, rounded to 6 decimals; null when the deviation is 0. The fences are not rounded.
+    Columns beyond the contract pass through; a source column named like one of the three new ones gives way to it.
+
+    Returns:
+        The table outliers, rows in the order of ``events``.
+    """
+    of_day = _describe(events.select(VALUE), VALUE)
+    value = pl.col(VALUE)
+    lower, upper = fences(of_day.quartiles, factor)
+    if of_day.std:
+        median = of_day.quartiles[1]
+        score = (value - median) / of_day.std
+        if of_day.magnitude > HALVING_LIMIT:
+            score = value / of_day.std - median / of_day.std
+    else:
+        score = pl.lit(None, pl.Float64)
+    frame = events.filter((value < lower) | (value > upper)).with_columns(
+        _rounded(score, SUMMARY_DECIMALS).alias("outlier_score"),
+        pl.lit(lower, pl.Float64).alias("iqr_lower"),
+        pl.lit(upper, pl.Float64).alias("iqr_upper"),
+    )
+    return _table("outliers", events).conform(frame)
+
+
+def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per event type, most frequent first, and a test of whether all are equally frequent.
+
+    ``proportion`` and ``cumulative`` are shares of the day's events, 9 decimals; the last ``cumulative`` is 1.
+    ``chi_square`` is Pearson's statistic against equal shares, k * sum(count**2) / n - n, 6 decimals;
+    ``degrees_of_freedom`` = k - 1; ``p_value`` is its upper tail (:func:`chi_square_tail`), 10 significant digits;
+    ``cramers_v`` = sqrt(chi_square / (n * (k - 1))), 6 decimals. With one event type there is nothing to compare:
+    chi_square 0, p_value 1, cramers_v null. A day without events gives an empty table.
+
+    Returns:
+        The table event_distribution, by count descending, then name.
+    """
+    contract = _table("event_distribution", events)
+    counts = (
+        events.group_by(TYPE)
+        .agg(pl.len().cast(pl.Int64).alias("count"))
+        .sort("count", TYPE, descending=[True, False])
+        .collect(engine="streaming")
+    )
+    if counts.is_empty():
+        return contract.empty().lazy()
+    n, k = int(counts["count"].sum()), counts.height
+    squares = sum(c * c for c in counts["count"].to_list())
+    chi_square = (k * squares - n * n) / n  # whole numbers until the division
+    v = math.sqrt(chi_square / (n * (k - 1))) if k > 1 else None
+    frame = counts.lazy().with_columns(
+        _rounded(pl.col("count") / n, PROPORTION_DECIMALS).alias("proportion"),
+        _rounded(pl.col("count").cum_sum() / n, PROPORTION_DECIMALS).alias("cumulative"),
+        _rounded(pl.lit(chi_square), SUMMARY_DECIMALS).alias("chi_square"),
+        pl.lit(k - 1, pl.Int64).alias("degrees_of_freedom"),
+        pl.lit(float(f"{chi_square_tail(chi_square, k - 1):.10g}")).alias("p_value"),
+        _rounded(pl.lit(v, pl.Float64), SUMMARY_DECIMALS).alias("cramers_v"),
+    )
+    return contract.conform(frame)
+
+
+def summary_statistics(events: pl.LazyFrame) -> pl.LazyFrame:
+    """One row for each contract column of raw_events but its source, and one for ``duration`` in seconds.
+
+    value and duration have mean and std (sample, 6 decimals; std null below two values) and quartiles (linear
+    interpolation, not rounded). User ids, times and texts have count, null_count, min, max and n_unique. min and max
+    are text: numbers in the shortest form that reads back as the same number, times in ISO 8601, texts by code point.
+    session_end is described as it came, duration after the filling of ends. A day without events has counts of 0.
+
+    Returns:
+        The table summary_statistics, sorted by column_name.
+    """
+    timed = _durations_once(events)
+    rows = [
+        *_summary_of_labels(events),
+        _summary_of_numbers("value", events.select(VALUE), _describe(events.select(VALUE), VALUE), 1),
+        _summary_of_numbers("duration", timed, _describe(timed, "duration_us"), SECOND_US),
+    ]
+    contract = _table("summary_statistics", events)
+    return contract.conform(pl.LazyFrame(rows, schema=contract.schema, orient="row").sort("column_name"))
+
+
+def daily_kpis(
+    events: pl.LazyFrame,
+    sessions: pl.LazyFrame,
+    distribution: pl.LazyFrame,
+    *,
+    outlier_count: int,
+    counts: RowCounts,
+    precision: int,
+) -> pl.LazyFrame:
+    """What the day came to, in one row.
+
+    Args:
+        events: raw_events of the day; value, average and median duration come from it, not from rounded figures.
+        sessions: session_metrics of the day; users, sessions and anomalies are its sums.
+        distribution: event_distribution of the day; events is its sum.
+        outlier_count: rows of outliers.
+        counts: what became of the day's records.
+        precision: decimals of value (the events' unit), avg_duration and median_duration (seconds).
+
+    Returns:
+        The table daily_kpis: one row, also for a day without events; figures over nothing are null.
+    """
+    of_users = sessions.select(
+        pl.len().alias("users"), pl.col("total_sessions").sum(), pl.col("anomaly_count").sum()
+    ).collect(engine="streaming")
+    users, total_sessions, anomalies = of_users.row(0)
+    total_events = distribution.select(pl.col("count").sum()).collect(engine="streaming").item()
+    value = _total(events.select(VALUE), VALUE)
+    timed = _durations_once(events)
+    duration = _total(timed, "duration_us")
+    average = median = None
+    if duration.count:
+        average = _round(_double(duration.total / duration.count / SECOND_US), precision)
+        median = _round(_quantiles(timed, "duration_us", duration.count, (HALF,))[0] / SECOND_US, precision)
+    row = {
+        "rows_in": counts.rows_in,
+        "valid": counts.valid,
+        "quarantined": counts.quarantined,
+        "duplicate": counts.duplicate,
+        "late": counts.late,
+        "users": users,
+        "sessions": total_sessions,
+        "events": total_events,
+        "value": _round(_double(value.total), precision) if value.count else None,
+        "avg_duration": average,
+        "median_duration": median,
+        "anomalies": anomalies,
+        "outliers": outlier_count,
+    }
+    contract = _table("daily_kpis", events)
+    return contract.conform(pl.LazyFrame([row], schema=contract.schema))
+
+
+# ---- Statistics --------------------------------------------------------------------------------------------------
+
+
+def chi_square_tail(chi_square: float, degrees_of_freedom: int) -> float:
+    """The chance that a chi-square variable of whole degrees of freedom is at least ``chi_square``.
+
+    Exact finite sums: Abramowitz & Stegun, Handbook of Mathematical Functions, 26.4.4 (odd) and 26.4.5 (even), with
+    their terms in logarithms, so that thousands of degrees and large statistics neither overflow nor lose the tail.
+    With no degree of freedom the variable is 0, so the chance is 1 at 0, else 0.
+    """
+    if chi_square <= 0:
+        return 1.0
+    if degrees_of_freedom == 0:
+        return 0.0
+    half = chi_square / 2
+    is_odd = degrees_of_freedom % 2
+    powers = [i + 0.5 for i in range((degrees_of_freedom - 1) // 2)] if is_odd else range(degrees_of_freedom // 2)
+    log_half = math.log(half)
+    logs = [a * log_half - half - math.lgamma(a + 1) for a in powers]
+    tail = math.erfc(math.sqrt(half)) if is_odd else 0.0
+    if logs:
+        largest = max(logs)
+        tail += math.exp(largest + math.log(math.fsum(math.exp(x - largest) for x in logs)))
+    return min(tail, 1.0)
+
+
+def fences(quartiles: Sequence[float], factor: float) -> tuple[float | None, float | None]:
+    """Tukey's fences ``(q1 - factor * IQR, q3 + factor * IQR)`` of (q1, median, q3); (None, None) without quartiles.
+
+    Nothing lies outside a fence of None.
+    """
+    if not quartiles:
+        return None, None
+    q1, _, q3 = quartiles
+    return q1 - factor * (q3 - q1), q3 + factor * (q3 - q1)
+
+
+# ---- Invariants, for the asset checks ----------------------------------------------------------------------------
+
+
+class Balance(NamedTuple):
+    """Two figures that have to be equal, up to ``slack``."""
+
+    left: float
+    right: float
+    slack: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two agree."""
+        return abs(self.left - self.right) <= self.slack
+
+
+def conserved(counts: RowCounts) -> Balance:
+    """The conservation law: records of the day = valid + quarantined + duplicate."""
+    return Balance(counts.rows_in, counts.valid + counts.quarantined + counts.duplicate)
+
+
+def sessions_cover_events(sessions: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
+    """Sum of total_sessions = rows of raw_events, as an event counts as one session."""
+    return Balance(_count(sessions, pl.col("total_sessions").sum()), _count(events, pl.len()))
+
+
+def users_agree(sessions: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
+    """Rows of session_metrics = distinct users of raw_events."""
+    return Balance(_count(sessions, pl.len()), _count(events, pl.col(USER).n_unique()))
+
+
+def totals_agree(sessions: pl.LazyFrame, events: pl.LazyFrame, precision: int) -> Balance:
+    """Sum of total_value over users = sum of value over events, up to the rounding of each user's total.
+
+    The slack is half a unit of the last of ``precision`` decimals, and a spacing of doubles, for every user.
+    """
+    of_users = _total(sessions.select("total_value"), "total_value")
+    of_events = _total(events.select(VALUE), VALUE)
+    largest = max(_magnitude(sessions, "total_value"), abs(_double(of_events.total)))
+    slack = (of_users.count + 1) * (0.5 * 10.0**-precision + 2 * math.ulp(largest))
+    return Balance(_double(of_users.total), _double(of_events.total), slack)
+
+
+def impossible_sessions(sessions: pl.LazyFrame) -> int:
+    """Rows of session_metrics that contradict themselves.
+
+    Those are: more anomalies than sessions, an average or a shortest duration above the longest, a shortest duration
+    below 0, one of average and longest missing without the other, one of total and mean value likewise.
+    """
+    average, longest, shortest = pl.col("avg_duration"), pl.col("max_duration"), pl.col("min_duration")
+    return _violations(
+        sessions,
+        (pl.col("anomaly_count") > pl.col("total_sessions"))
+        | (average > longest)
+        | (shortest > longest)
+        | (shortest < 0)
+        | (average.is_null() != longest.is_null())
+        | (pl.col("total_value").is_null() != pl.col("mean_value").is_null()),
+    )
+
+
+def outside_fences(outliers: pl.LazyFrame) -> int:
+    """Rows of outliers whose value does not lie outside their own fences, or is missing."""
+    value = pl.col(VALUE)
+    is_outside = (value < pl.col("iqr_lower")) | (value > pl.col("iqr_upper"))
+    return _violations(outliers, ~is_outside.fill_null(value=False))
+
+
+def outliers_complete(outliers: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
+    """Rows of outliers = events outside the fences that the table states (0 = 0 where it is empty and states none)."""
+    stated = outliers.select(pl.len(), pl.col("iqr_lower").first(), pl.col("iqr_upper").first()).collect(
+        engine="streaming"
+    )
+    rows, lower, upper = stated.row(0)
+    if not rows:
+        return Balance(0, 0)
+    return Balance(rows, _violations(events, (pl.col(VALUE) < lower) | (pl.col(VALUE) > upper)))
+
+
+def distribution_covers_events(distribution: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
+    """Sum of count = rows of raw_events."""
+    return Balance(_count(distribution, pl.col("count").sum()), _count(events, pl.len()))
+
+
+def proportions_sum(distribution: pl.LazyFrame) -> Balance:
+    """Sum of proportion = the last cumulative = 1 (0 = 0 on a day without events), up to rounding."""
+    shares = distribution.select("proportion", "cumulative").collect(engine="streaming")
+    last = shares["cumulative"].last() if shares.height else 0.0
+    return Balance(math.fsum(shares["proportion"]), float(cast("float", last)), shares.height * 1e-9)
+
+
+def misordered_types(distribution: pl.LazyFrame) -> int:
+    """Rows of event_distribution that break its order (count descending, then name) or whose cumulative falls."""
+    count, name = pl.col("count"), pl.col(TYPE)
+    return _violations(
+        distribution,
+        (count > count.shift(1))
+        | ((count == count.shift(1)) & (name <= name.shift(1)))
+        | (pl.col("cumulative") < pl.col("cumulative").shift(1)),
+    )
+
+
+def kpis_agree(kpis: pl.LazyFrame, events: pl.LazyFrame, outliers: pl.LazyFrame) -> int:
+    """How many of valid, users, sessions, events and outliers in daily_kpis contradict the tables they sum up."""
+    row = kpis.select("valid", "users", "sessions", "events", "outliers").collect().row(0)
+    n, users = _count(events, pl.len()), _count(events, pl.col(USER).n_unique())
+    return sum(a != b for a, b in zip(row, (n, users, n, n, _count(outliers, pl.len())), strict=True))
+
+
+# ---- Parts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Total:
+    """How many values are not null, and their exact sum."""
+
+    count: int
+    total: Fraction
+
+
+@dataclass(frozen=True)
+class _Description:
+    """One column of numbers: nulls left out; quartiles (q1, median, q3) empty and the rest None where undefined."""
+
+    count: int
+    total: Fraction
+    low: float | None
+    high: float | None
+    quartiles: tuple[float, ...]
+    std: float | None
+
+    @property
+    def magnitude(self) -> float:
+        return max(abs(self.low or 0.0), abs(self.high or 0.0))
+
+
+def _table(name: str, events: pl.LazyFrame) -> Table:
+    """The contract with ``user_id`` of the events' type."""
+    kind: UserIdType = "string" if events.collect_schema()[USER] == pl.String else "int64"
+    return tables(kind)[name]
+
+
+def _with_filled_ends(events: pl.LazyFrame) -> pl.LazyFrame:
+    """The events with missing ends filled as :func:`durations` says; rows that had none come last.
+
+    The keys of rows without an end, and the times of their users' other rows, are sorted by (user, start, end) with
+    missing ends first, so the next known end below a row of the same user is the one it takes.
+    """
+    open_, closed = events.filter(pl.col(END).is_null()), events.filter(pl.col(END).is_not_null())
+    asked = open_.select(USER, START, END).unique()
+    known = closed.select(USER, START, END).join(asked.select(USER).unique(), on=USER, how="semi")
+    owner = pl.when(pl.col(END).is_not_null()).then(pl.col(USER))
+    found = (
+        pl.concat([asked, known])
+        .sort(USER, START, END, nulls_last=False)
+        .select(
+            USER,
+            START,
+            pl.col(END).is_null().alias("is_asked"),
+            pl.col(END).backward_fill(),
+            owner.backward_fill().alias("owner"),
+        )
+        .filter(pl.col("is_asked") & (pl.col("owner") == pl.col(USER)))
+        .select(USER, START, END)
+    )
+    names = events.collect_schema().names()
+    answered = open_.drop(END).join(found, on=[USER, START], how="left").select(names)
+    return pl.concat([closed, answered])
+
+
+def _durations_once(events: pl.LazyFrame) -> pl.LazyFrame:
+    """``duration_us`` of every event, collected (8 bytes a row), so that its scans fill the ends only once."""
+    return durations(events.select(USER, START, END)).select("duration_us").collect(engine="streaming").lazy()
+
+
+def _fixed(value: pl.Expr) -> pl.Expr:
+    """Finite doubles as 128-bit multiples of 1e-9; those of FIXED_LIMIT and more as null."""
+    value = pl.when(value.abs() < FIXED_LIMIT).then(value)
+    whole = value.cast(pl.Int64)
+    fraction = ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
+    return whole.cast(pl.Int128) * FIXED + fraction.cast(pl.Int128)
+
+
+def _exact_sum(values: Iterable[float]) -> Fraction:
+    """The exact sum of finite doubles."""
+    total = 0
+    for value in values:
+        numerator, denominator = value.as_integer_ratio()
+        total += numerator << (SUBNORMAL_BITS + 1 - denominator.bit_length())
+    return Fraction(total, 1 << SUBNORMAL_BITS)
+
+
+def _huge_totals(events: pl.LazyFrame) -> pl.LazyFrame:
+    """``user_id`` and ``huge_total``, the sum of the values that :func:`_fixed` leaves out, of users who have any."""
+    huge = events.select(USER, VALUE).filter(pl.col(VALUE).abs() >= FIXED_LIMIT).collect(engine="streaming")
+    of_users: dict[int | str, list[float]] = {}
+    for user, value in huge.iter_rows():
+        of_users.setdefault(user, []).append(value)
+    totals = {USER: list(of_users), "huge_total": [_double(_exact_sum(v)) for v in of_users.values()]}
+    return pl.LazyFrame(totals, schema={USER: huge.schema[USER], "huge_total": pl.Float64})
+
+
+def _total(frame: pl.LazyFrame, column: str) -> _Total:
+    """Count and exact sum of a column, Int64 or Float64, nulls left out."""
+    x = pl.col(column)
+    if frame.collect_schema()[column] == pl.Int64:
+        count, total = frame.select(x.count().alias("n"), x.cast(pl.Int128).sum()).collect(engine="streaming").row(0)
+        return _Total(count, Fraction(total))
+    magnitude = _magnitude(frame, column)
+    count, total = frame.select(x.count().alias("n"), _fixed(x).sum()).collect(engine="streaming").row(0)
+    exact = Fraction(total, FIXED)
+    if magnitude >= FIXED_LIMIT:
+        huge = frame.select(x).filter(x.abs() >= FIXED_LIMIT).collect(engine="streaming")
+        exact += _exact_sum(huge[column])
+    return _Total(count, exact)
+
+
+def _magnitude(frame: pl.LazyFrame, column: str) -> float:
+    """The largest absolute value of a Float64 column, 0 without values.
+
+    Raises:
+        ContractError: a value is not finite.
+    """
+    x = pl.col(column)
+    largest, finite = (
+        frame.select(x.abs().max(), x.is_finite().all().alias("finite")).collect(engine="streaming").row(0)
+    )
+    if not finite:
+        raise ContractError(
+            f"{column}: a value is infinite or not a number.",
+            "ingest quarantines such rows; was the partition written by something else? Materialize raw_events again.",
+            table="raw_events",
+        )
+    return largest or 0.0
+
+
+def _describe(frame: pl.LazyFrame, column: str) -> _Description:
+    """Everything about one column, Int64 or Float64, in a handful of scans of it."""
+    x = pl.col(column)
+    known = _total(frame, column)
+    count, total = known.count, known.total
+    if not count:
+        return _Description(0, Fraction(0), None, None, (), None)
+    low, high = frame.select(x.min().alias("low"), x.max().alias("high")).collect(engine="streaming").row(0)
+    quartiles = _quantiles(frame, column, count, QUARTERS)
+    std = _std(frame.select(x.cast(pl.Float64)), count, float(total / count), (float(low), float(high)))
+    return _Description(count, total, low, high, quartiles, std)
+
+
+def _std(frame: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, float]) -> float | None:
+    """The sample standard deviation of the one Float64 column; None below two values.
+
+    Two passes: ``mean`` comes from the first; the sum of deviations corrects for its rounding. Deviations are scaled
+    by a power of two to at most 1, so that their squares fit a fixed point whatever the values' size.
+    """
+    low, high = bounds
+    if count < 2:  # noqa: PLR2004 - n - 1 degrees of freedom
+        return None
+    if low == high:
+        return 0.0
+    shrink = HALVING if max(abs(low), abs(high)) > HALVING_LIMIT else 1.0
+    center = min(max(mean, low), high) * shrink
+    exponent = max(math.frexp(max(high * shrink - center, center - low * shrink))[1], -1000)
+    unit = 1 << SQUARE_BITS
+    deviation = (pl.first() * shrink - center) * math.ldexp(1.0, -exponent)
+    first, second = (
+        frame.select(
+            (deviation * float(unit)).cast(pl.Int128).sum().alias("first"),
+            (deviation * deviation * float(unit)).cast(pl.Int128).sum().alias("second"),
+        )
+        .collect(engine="streaming")
+        .row(0)
+    )
+    variance = (Fraction(second, unit) - Fraction(first * first, unit * unit * count)) / (count - 1)
+    return _double(Fraction(math.sqrt(max(variance, Fraction(0)))) * Fraction(2) ** exponent / Fraction(shrink))
+
+
+def _quantiles(frame: pl.LazyFrame, column: str, count: int, probabilities: Sequence[Fraction]) -> tuple[float, ...]:
+    """Quantiles of the ``count`` > 0 values that are not null, by linear interpolation as NumPy's default does it."""
+    positions = [(count - 1) * p for p in probabilities]
+    ranks = {r for h in positions for r in (math.floor(h), math.ceil(h))}
+    at = _order_statistics(frame, column, sorted(ranks))
+    return tuple(_between(at[math.floor(h)], at[math.ceil(h)], float(h - math.floor(h))) for h in positions)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """The point ``share`` of the way from ``low`` to ``high``, by NumPy's formula; no minus zero."""
+    if low == high or share == 0:
+        return float(low) + 0.0
+    difference = high - low
+    if math.isinf(difference):
+        return low * (1 - share) + high * share
+    return float(low + difference * share if share < HALF else high - difference * (1 - share)) + 0.0
+
+
+def _order_statistics(frame: pl.LazyFrame, column: str, ranks: Sequence[int]) -> dict[int, float]:
+    """The values at the ascending 0-based ``ranks`` of the sorted column, nulls left out.
+
+    Exact and without sorting the column: one scan counts the rows of each bin (a bin is the leading bits of the double,
+    so bins are in the values' order), a second one the rows of each value in the few bins that hold a rank.
+    """
+    bits = pl.col(column).cast(pl.Float64).reinterpret(dtype=pl.Int64)
+    ordered = pl.when(bits < 0).then(pl.lit(-INT64_MAX - 1, pl.Int64) - bits).otherwise(bits)
+    values = frame.select(pl.col(column)).drop_nulls()
+    sizes = (
+        values.group_by((ordered // (1 << BIN_SHIFT)).alias("bin"))
+        .agg(pl.len().cast(pl.Int64).alias("size"))
+        .sort("bin")
+        .collect(engine="streaming")
+        .with_columns(start=pl.col("size").cum_sum() - pl.col("size"))
+    )
+    rank = pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64})
+    wanted = rank.join_asof(sizes, left_on="rank", right_on="start").select("bin", "start", "size").unique().sort("bin")
+    inside = (
+        values.filter((ordered // (1 << BIN_SHIFT)).is_in(wanted["bin"].to_list()))
+        .group_by(column)
+        .agg(pl.len().cast(pl.Int64).alias("size"))
+        .sort(column)
+        .collect(engine="streaming")
+        .with_columns(before=pl.col("size").cum_sum() - pl.col("size"))
+    )
+    # Ranks count all rows, `before` only those in wanted bins: what the bins left out hold is the difference.
+    skipped = wanted.with_columns(skipped=pl.col("start") - (pl.col("size").cum_sum() - pl.col("size")))
+    within = rank.join_asof(skipped, left_on="rank", right_on="start").select(
+        "rank", at=pl.col("rank") - pl.col("skipped")
+    )
+    found = within.join_asof(inside, left_on="at", right_on="before")
+    return dict(zip(found["rank"].to_list(), found[column].to_list(), strict=True))
+
+
+def _summary_of_labels(events: pl.LazyFrame) -> list[tuple[object, ...]]:
+    """Rows of summary_statistics for what is no quantity: user ids, times, texts."""
+    iso = "%Y-%m-%dT%H:%M:%S%.6f"
+
+    def text(x: pl.Expr, name: str) -> pl.Expr:
+        if name in (START, END):
+            return x.dt.to_string(iso).str.strip_suffix(".000000")
+        return x.cast(pl.String)
+
+    names = (USER, START, END, TYPE, "metadata")
+    figures = {
+        (name, figure): expression.alias(f"{name} {figure}")
+        for name in names
+        for figure, expression in (
+            ("count", pl.col(name).count()),
+            ("nulls", pl.col(name).null_count()),
+            ("min", text(pl.col(name).min(), name)),
+            ("max", text(pl.col(name).max(), name)),
+            ("unique", pl.col(name).drop_nulls().n_unique()),
+        )
+    }
+    found = dict(zip(figures, events.select(*figures.values()).collect(engine="streaming").row(0), strict=True))
+    none = (None, None, None)
+    return [
+        (
+            n,
+            found[n, "count"],
+            found[n, "nulls"],
+            None,
+            None,
+            found[n, "min"],
+            *none,
+            found[n, "max"],
+            found[n, "unique"],
+        )
+        for n in names
+    ]
+
+
+def _summary_of_numbers(name: str, frame: pl.LazyFrame, of_day: _Description, unit: int) -> tuple[object, ...]:
+    """The row of summary_statistics for the one column of ``frame``, its numbers divided by ``unit``."""
+    rows, unique = (
+        frame.select(pl.len(), pl.first().drop_nulls().n_unique().alias("unique")).collect(engine="streaming").row(0)
+    )
+    if of_day.low is None or of_day.high is None:
+        return (name, 0, rows, None, None, None, None, None, None, None, 0)
+    return (
+        name,
+        of_day.count,
+        rows - of_day.count,
+        _round(_double(of_day.total / of_day.count / unit), SUMMARY_DECIMALS),
+        None if of_day.std is None else _round(of_day.std / unit, SUMMARY_DECIMALS),
+        repr(of_day.low / unit + 0.0),
+        *(q / unit for q in of_day.quartiles),
+        repr(of_day.high / unit + 0.0),
+        unique,
+    )
+
+
+def _rounded(number: pl.Expr, decimals: int) -> pl.Expr:
+    """Rounded half to even, without minus zero."""
+    rounded = number.round(decimals, mode="half_to_even")
+    return pl.when(rounded == 0).then(0.0).otherwise(rounded)
+
+
+def _round(number: float, decimals: int) -> float:
+    """One number rounded as :func:`_rounded` rounds columns."""
+    return float(pl.select(_rounded(pl.lit(number), decimals)).item())
+
+
+def _double(number: Fraction) -> float:
+    """The nearest double.
+
+    Raises:
+        ContractError: there is none; the number is too large.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise ContractError(
+            "value: a sum exceeds the largest double, 1.8e308.",
+            "Bound the values with quality.value_min and quality.value_max, so that absurd ones are quarantined.",
+            table="raw_events",
+        ) from None
+
+
+def _count(frame: pl.LazyFrame, expression: pl.Expr) -> int:
+    """One whole number from a frame."""
+    return int(frame.select(expression).collect(engine="streaming").item())
+
+
+def _violations(frame: pl.LazyFrame, is_wrong: pl.Expr) -> int:
+    """Rows for which ``is_wrong`` is true; null is not."""
+    return _count(frame, is_wrong.fill_null(value=False).sum())

@@ -1,0 +1,39 @@
+"""The daily partitions, and days as ranges.
+
+Here: the one partitions definition, and the arithmetic of days. Not here: which days hold data (``landing.py``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dagster import DailyPartitionsDefinition
+
+    from data_assets.config import PipelineConfig
+
+
+def daily_partitions(config: PipelineConfig) -> DailyPartitionsDefinition:
+    """One partition a day from ``start_date`` to today (included: files of today are worked on as they come)."""
+    from dagster import DailyPartitionsDefinition
+
+    return DailyPartitionsDefinition(start_date=config.start_date.isoformat(), timezone=config.timezone, end_offset=1)
+
+
+def contiguous_ranges(days: Iterable[str]) -> list[tuple[str, str]]:
+    """Days (ISO) as ranges (first, last), both inclusive, ascending; a gap of a day begins a new range."""
+    ranges: list[list[dt.date]] = []
+    for day in sorted({dt.date.fromisoformat(d) for d in days}):
+        if ranges and day - ranges[-1][1] == dt.timedelta(days=1):
+            ranges[-1][1] = day
+        else:
+            ranges.append([day, day])
+    return [(first.isoformat(), last.isoformat()) for first, last in ranges]
+
+
+def days_between(first: dt.date, last: dt.date) -> list[str]:
+    """Every day from ``first`` to ``last``, both included, as ISO text."""
+    return [(first + dt.timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]

@@ -1,0 +1,121 @@
+"""The day's events as bins: rows never leave Polars, only counts do.
+
+Here: the two histograms. Not here: how they are drawn (``svgkit.py``) and the sparkline-sized picture for Dagster
+(``pictures.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import polars as pl
+
+from data_assets.report.model import Bin, Histogram
+from data_assets.report.text import finite
+
+MOST_BINS = 40
+STEPS_PER_DECADE = (40, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+MICROSECONDS = 1_000_000
+
+
+def _collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    return frame.collect(engine="streaming")
+
+
+def durations(events: pl.LazyFrame) -> pl.LazyFrame:
+    """One column ``us``: each event's duration in microseconds, missing ends filled as session_metrics does it.
+
+    A missing end is the end of the same user's next row by (start, end) that has one; only users who miss an end are
+    sorted for it.
+    """
+    rows = events.select("user_id", "session_start", "session_end")
+    length = (pl.col("session_end") - pl.col("session_start")).dt.total_microseconds().alias("us")
+    if not _collect(rows.select(pl.col("session_end").is_null().any())).item():
+        return rows.select(length)
+    gappy = (
+        rows.group_by("user_id")
+        .agg(gaps=pl.col("session_end").is_null().any(), ends=pl.col("session_end").is_not_null().any())
+        .filter("gaps")
+    )
+    whole = rows.join(gappy, on="user_id", how="anti")
+    filled = (
+        rows.join(gappy.filter("ends"), on="user_id", how="semi")
+        .sort("user_id", "session_start", "session_end", nulls_last=False)
+        .with_columns(pl.col("session_end").backward_fill().over("user_id"))
+    )
+    return pl.concat([whole.select(length), filled.select(length)]).drop_nulls()
+
+
+def _counts(index: pl.LazyFrame) -> dict[int, int]:
+    found = _collect(index.group_by("bin").len())
+    return dict(zip(found["bin"].to_list(), found["len"].to_list(), strict=True))
+
+
+def duration_histogram(events: pl.LazyFrame, median: float | None) -> Histogram:
+    """Durations above zero on a log scale; the others are counted as left out."""
+    us = pl.col("us")
+    lengths = durations(events)
+    low, high, left_out = _collect(
+        lengths.select(
+            low=us.filter(us > 0).min(), high=us.filter(us > 0).max(), left_out=(us <= 0).sum().cast(pl.Int64)
+        )
+    ).row(0)
+    bins: list[Bin] = []
+    if low is not None and high is not None:
+        decades = math.log10(high) - math.log10(low)
+        steps = next((s for s in STEPS_PER_DECADE if decades * s < MOST_BINS - 1), 1)
+        place = (us.cast(pl.Float64).log(10) * steps).floor().cast(pl.Int32).alias("bin")
+        counts = _counts(lengths.filter(us > 0).select(place))
+        edges = [10 ** (i / steps) / MICROSECONDS for i in range(min(counts), max(counts) + 2)]
+        bins = [Bin(a, b, counts.get(min(counts) + i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
+    return Histogram("seconds", True, bins, sum(b.count for b in bins), left_out or 0, False, False, median, None, None)
+
+
+def nice_step(span: float, most: int) -> float:
+    """The smallest of 1, 2, 2.5 or 5 times a power of ten that covers ``span`` in ``most`` steps; 0 when none does."""
+    if not (span > 0 and math.isfinite(span)):
+        return 0.0
+    base = 10.0 ** math.floor(math.log10(span / most)) if span / most > 0 else 0.0
+    return next((f * base for f in (1, 2, 2.5, 5, 10, 20) if base and span / (f * base) <= most), 0.0)
+
+
+def value_histogram(
+    events: pl.LazyFrame, *, median: float | None, lower: float | None, upper: float | None
+) -> Histogram:
+    """Values on a linear scale around the fences; what lies far beyond them is in the first and last bin."""
+    value = pl.col("value")
+    low, high, whole = _collect(
+        events.select(low=value.min(), high=value.max(), whole=(value == value.floor()).all())
+    ).row(0)
+    bins: list[Bin] = []
+    is_open_low = is_open_high = False
+    if finite(low) is not None and finite(high) is not None:
+        first, last = _range(low, high, lower, upper)
+        step = nice_step(last - first, 32)
+        if whole and step:
+            step = max(step, 1.0)
+        if not step or first + step == first or last + step == last:
+            first, step, size = low, 0.0, 1
+            place = value.is_null().cast(pl.Int32)
+        else:
+            first = math.floor(first / step) * step
+            size = math.floor((last - first) / step) + 1
+            # Halved: the difference of two finite numbers may be infinite, that of their halves is not.
+            halves = (value / 2 - first / 2) / step * 2
+            place = halves.floor().clip(0, size - 1).cast(pl.Int32)
+        counts = _counts(events.select(value).drop_nulls().select(place.alias("bin")))
+        edges = [first + i * step for i in range(size + 1)]
+        bins = [Bin(a, b, counts.get(i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
+        is_open_low, is_open_high = low < first, bool(step) and high >= edges[-1]
+    return Histogram(
+        "amount", False, bins, sum(b.count for b in bins), 0, is_open_low, is_open_high, median, lower, upper
+    )
+
+
+def _range(low: float, high: float, lower: float | None, upper: float | None) -> tuple[float, float]:
+    """What to draw: everything, unless that would squeeze what lies between the fences."""
+    if lower is None or upper is None or not 0 < upper - lower < math.inf:
+        return low, high
+    span = upper - lower
+    return max(low, lower - span / 4), min(high, upper + span / 4)

@@ -1,0 +1,114 @@
+"""The sensor that sees files land and asks for exactly the days they touch.
+
+Here: one tick, as a pure function, and the sensor around it. Not here: the ledger (``landing.py``) or the runs
+(``jobs.py``).
+
+What is done is known from the lake (``DayLog.finished``), not from the cursor: the cursor only remembers what was asked
+for and is not finished yet, so a day that fails is asked for once for each content of its files, not at every tick.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dagster import (
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRequest,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from data_assets import landing
+from data_assets.errors import visible
+from data_assets.jobs import RANGE_END, RANGE_START, range_tags
+from data_assets.partitions import contiguous_ranges, days_between
+from data_assets.storage import DayLog, Lake
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dagster import DagsterInstance
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+    from data_assets.config import PipelineConfig
+
+INTERVAL_SECONDS = 30
+BUDGET_SECONDS = 40.0  # a tick is cut off by Dagster after 60 s; files not reached wait for the next one
+UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick asks for: ranges of days with a key each, and what the next tick must remember."""
+
+    ranges: tuple[tuple[str, str, str], ...]
+    cursor: str
+
+
+def decide(stale: Mapping[str, str], cursor: str | None, running: set[str]) -> Tick:
+    """Which days to ask for now.
+
+    Args:
+        stale: days whose tables are not made from what lies there now, with the fingerprint they should have.
+        cursor: what the last tick remembered.
+        running: days that a run is working on; they are looked at again when it has ended.
+    """
+    before = json.loads(cursor) if cursor else {"generation": 0, "asked": {}}
+    asked = {day: mark for day, mark in before["asked"].items() if stale.get(day) == mark}
+    due = {day: mark for day, mark in stale.items() if asked.get(day) != mark and day not in running}
+    # Dagster never starts a second run with the same key, so content A, B, A again needs a third one.
+    generation = before["generation"] + bool(due)
+    ranges = tuple((first, last, f"{generation}:{first}..{last}") for first, last in contiguous_ranges(due))
+    return Tick(ranges, json.dumps({"generation": generation, "asked": asked | due}, sort_keys=True))
+
+
+def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> SensorDefinition:
+    """Looks at the raw directory and asks for one run per contiguous range of days that changed."""
+
+    @sensor(
+        name="raw_files",
+        job=job,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="New, changed, removed and late files in the raw directory re-run exactly the days they touch.",
+    )
+    def raw_files(context: SensorEvaluationContext) -> SensorResult:
+        lake = Lake(config.lake_dir)
+        looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
+        for path, reason in looked.listing.ignored.items():
+            context.log.warning(f"{visible(path)} is left alone: {reason}")
+        today = dt.datetime.now(config.zone).date()
+        stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
+        tick = decide(stale, context.cursor, _running_days(context.instance, job.name) if stale else set())
+        requests = [RunRequest(run_key=key, tags=range_tags(first, last)) for first, last, key in tick.ranges]
+        waiting = f"{len(looked.listing.settling)} files still change, {len(looked.left)} wait for the next look"
+        quiet = SkipReason(
+            f"{len(looked.listing.files):,} files, no day to make; {waiting}; {len(stale)} days asked for"
+        )
+        return SensorResult(run_requests=requests, skip_reason=None if requests else quiet, cursor=tick.cursor)
+
+    return raw_files
+
+
+def _running_days(instance: DagsterInstance, job_name: str) -> set[str]:
+    days: set[str] = set()
+    for run in instance.get_runs(RunsFilter(job_name=job_name, statuses=UNFINISHED)):
+        first, last = run.tags.get(RANGE_START), run.tags.get(RANGE_END)
+        if first and last:
+            days.update(days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)))
+    return days

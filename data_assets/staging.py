@@ -1,0 +1,166 @@
+"""From the files that hold some days to those days: every file split once, rows counted by file, duplicates dropped.
+
+Here: putting the files of a day together. Not here: reading one file (``ingest/``), knowing which files hold which days
+(``landing.py``) or publishing (``assets.py``). No Dagster.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from data_assets import ingest, progress
+from data_assets.contracts import tables
+from data_assets.errors import SourceFileError
+from data_assets.landing import files_of, fingerprints
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from data_assets.config import PipelineConfig
+
+BY_FILE = pl.Schema(
+    {
+        "path": pl.String(),
+        "content_hash": pl.String(),
+        "rows": pl.Int64(),
+        "valid": pl.Int64(),
+        "quarantined": pl.Int64(),
+        "duplicate": pl.Int64(),
+        "late": pl.Int64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class StagedDay:
+    """One day, read but not published.
+
+    Attributes:
+        valid: rows of raw_events, in the order of the files' paths and of their lines.
+        quarantined: rows of quarantined_events, same order.
+        by_file: one row per file of the day, with the schema ``BY_FILE``; ``rows`` is the ledger's count.
+        fingerprint: what the day is made from (``landing.fingerprints``).
+    """
+
+    valid: pl.LazyFrame
+    quarantined: pl.LazyFrame
+    by_file: pl.DataFrame
+    fingerprint: str
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What later assets need to know of the day beside its rows, as text to keep with it."""
+        return {"fingerprint": self.fingerprint, "by_file": json.dumps(self.by_file.to_dicts())}
+
+
+def sums(by_file: pl.DataFrame) -> dict[str, int]:
+    """What became of the day's records: rows_in, valid, quarantined, duplicate and late, over all files."""
+    totals = by_file.select(pl.sum("rows").alias("rows_in"), pl.sum("valid", "quarantined", "duplicate", "late"))
+    return {name: int(total) for name, total in totals.to_dicts()[0].items()}
+
+
+def noted_files(notes: Mapping[str, str]) -> pl.DataFrame:
+    """The ``by_file`` of a published day, from its notes."""
+    return pl.DataFrame(json.loads(notes["by_file"]), schema=BY_FILE)
+
+
+def stage(
+    config: PipelineConfig, ledger: pl.DataFrame, days: Sequence[str], scratch: Path
+) -> tuple[dict[str, StagedDay], dict[str, str]]:
+    """Read the given days (ISO) from their files, each file once.
+
+    Returns:
+        The days that could be read, and the days that could not, with the reason.
+    """
+    rows = files_of(ledger, list(days))
+    refused: dict[str, str] = {}
+    for row in rows.filter(pl.col("error").is_not_null()).to_dicts():
+        refused.setdefault(row["day"].isoformat(), row["error"])
+    folders: dict[str, Path] = {}
+    for number, ((path,), group) in enumerate(rows.group_by("path", maintain_order=True)):
+        wanted = [d for d in group["day"] if d.isoformat() not in refused]
+        if not wanted:
+            continue
+        progress.step("raw_events", str(path))
+        folders[str(path)] = scratch / f"{number:06d}"
+        try:
+            folders[str(path)].mkdir()
+            records = ingest.open_records(config.raw_dir / str(path), str(path), config, folders[str(path)])
+            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folders[str(path)])
+        except SourceFileError as problem:
+            refused.update({d.isoformat(): str(problem) for d in wanted})
+    marks = fingerprints(rows)
+    staged = {
+        day: _day(config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, marks.get(day, ""))
+        for day in days
+        if day not in refused
+    }
+    return staged, refused
+
+
+def _day(
+    config: PipelineConfig, files: pl.DataFrame, folders: dict[str, Path], day: str, fingerprint: str
+) -> StagedDay:
+    contracts = tables(config.source.types.user_id)
+    files = files.sort("path")
+    parts = {
+        kind: {path: sorted((folders[path] / kind / f"day={day}").glob("*.parquet")) for path in files["path"]}
+        for kind in ("valid", "quarantined")
+    }
+    valid = _scan(contracts["raw_events"].empty(), [p for found in parts["valid"].values() for p in found])
+    read = {path: _rows(found) for path, found in parts["valid"].items()}
+    kept = read
+    subset = _duplicate_key(config, valid.collect_schema().names())
+    if subset:
+        valid = valid.unique(subset=subset, keep="first", maintain_order=True)
+        counted = valid.group_by("source_file").len().collect(engine="streaming")
+        kept = dict(counted.iter_rows())
+    by_file = pl.DataFrame(
+        [
+            {
+                "path": row["path"],
+                "content_hash": row["content_hash"],
+                "rows": row["rows"],
+                "valid": kept.get(row["path"], 0),
+                "quarantined": _rows(parts["quarantined"][row["path"]]),
+                "duplicate": read[row["path"]] - kept.get(row["path"], 0),
+                "late": row["rows"] if row["home_day"] > row["day"] else 0,
+            }
+            for row in files.to_dicts()
+        ],
+        schema=BY_FILE,
+    )
+    quarantined = _scan(contracts["quarantined_events"].empty(), [p for f in parts["quarantined"].values() for p in f])
+    return StagedDay(valid, quarantined, by_file, fingerprint)
+
+
+def _scan(empty: pl.DataFrame, paths: list[Path]) -> pl.LazyFrame:
+    """The rows of all parts, in this order. Files may differ in extra columns."""
+    if not paths:
+        return empty.lazy()
+    scans = [pl.scan_parquet(p, glob=False, hive_partitioning=False) for p in paths]
+    return pl.concat(scans, how="diagonal") if len(scans) > 1 else scans[0]
+
+
+def _rows(paths: Collection[Path]) -> int:
+    """Rows by the footers alone."""
+    if not paths:
+        return 0
+    scan = pl.scan_parquet(list(paths), glob=False, hive_partitioning=False)
+    return int(scan.select(pl.len()).collect().item())
+
+
+def _duplicate_key(config: PipelineConfig, columns: Sequence[str]) -> list[str]:
+    """The columns whose values make two rows of a day the same; none when duplicates are kept."""
+    chosen = config.source.deduplicate
+    if chosen == "none":
+        return []
+    if chosen == "exact":
+        return [c for c in columns if c not in ("source_file", "source_line")]
+    return list(chosen)

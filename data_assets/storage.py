@@ -1,0 +1,558 @@
+"""Where tables are kept, and how a day is replaced whole: the lake (Parquet), the warehouse (DuckDB) and the day log.
+
+Here: files, locks, transactions and pointers, without Dagster. Not here: what the tables hold (``contracts.py``), how an
+asset's result reaches them (``io_managers.py``) or which days need work (``landing.py``).
+
+The lake keeps immutable versions named by their content and one small pointer per partition. A reader resolves the
+pointer once and then holds names that never change, so it sees the old day or the new day and never waits. The file
+``data.parquet`` beside it is a hard link to the same version, for readers outside this project.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from data_assets.contracts import Table, tables
+from data_assets.errors import ContractError, StorageBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import duckdb
+
+    from data_assets.contracts import UserIdType
+
+POINTER = ".current.json"
+VERSIONS = ".versions"
+FINISHED = "finished"
+GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
+ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a small text file; a reader finds the old text or the new one.
+
+    Args:
+        durable: whether the new text must survive a power cut once this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            out.write(text)
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        fsync_path(path.parent)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable version of a partition: its file, its rows and what was noted when it was written."""
+
+    path: Path
+    rows: int
+    size: int
+    notes: Mapping[str, str]
+
+
+class Lake:
+    """Parquet partitions below ``root``: ``<table>/date=YYYY-MM-DD/data.parquet``, or ``<table>/data.parquet``."""
+
+    def __init__(self, root: Path, lock_timeout: float = 600.0) -> None:
+        self.root = root
+        self.lock_timeout = lock_timeout
+
+    def folder(self, table: str, day: str | None) -> Path:
+        """The partition's folder."""
+        return self.root / table if day is None else self.root / table / f"date={day}"
+
+    def current(self, table: str, day: str | None) -> Version | None:
+        """The version that readers see now; None when the partition was never written."""
+        folder = self.folder(table, day)
+        try:
+            found = json.loads((folder / POINTER).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return Version(folder / VERSIONS / found["file"], found["rows"], found["size"], found["notes"])
+
+    def notes(self, table: str, day: str) -> Mapping[str, str]:
+        """What was noted when the day was written; empty when it never was."""
+        version = self.current(table, day)
+        return version.notes if version else {}
+
+    def days(self, table: str) -> list[str]:
+        """Days that have a partition, ascending."""
+        try:
+            names = os.listdir(self.root / table)
+        except FileNotFoundError:
+            return []
+        found = (n.removeprefix("date=") for n in names if n.startswith("date="))
+        return sorted(d for d in found if (self.folder(table, d) / POINTER).exists())
+
+    def scan(self, contract: Table, days: Iterable[str | None]) -> pl.LazyFrame:
+        """The rows of the given days in one scan; days that were never written add none."""
+        versions = [v for v in (self.current(contract.name, d) for d in days) if v is not None]
+        if not versions:
+            return contract.empty().lazy()
+        return pl.scan_parquet(
+            [v.path for v in versions],
+            glob=False,
+            hive_partitioning=False,
+            missing_columns="insert" if contract.is_open else "raise",
+            extra_columns="ignore" if contract.is_open else "raise",
+        )
+
+    def write(self, contract: Table, day: str | None, frame: pl.LazyFrame, notes: Mapping[str, str]) -> Version:
+        """Replace a partition by ``frame``, streamed; on any failure the old version stays.
+
+        Raises:
+            ContractError: the frame's columns or types are not the contract's.
+            StorageBusyError: another writer holds the partition for longer than the deadline.
+        """
+        frame = contract.conform(frame, day)
+        folder = self.folder(contract.name, day)
+        versions = folder / VERSIONS
+        versions.mkdir(parents=True, exist_ok=True)
+        with self._locked(folder):
+            temporary = versions / f".{uuid.uuid4().hex}.tmp"
+            try:
+                frame.sink_parquet(
+                    temporary, compression="zstd", compression_level=1, statistics=True, row_group_size=ROW_GROUP
+                )
+                fsync_path(temporary)
+                rows = pl.scan_parquet(temporary, glob=False).select(pl.len()).collect().item()
+                version = Version(
+                    versions / f"{_content_name(temporary)}.parquet", rows, temporary.stat().st_size, notes
+                )
+                temporary.replace(version.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            fsync_path(versions)
+            self._point(folder, version)
+            self._sweep(versions, keep=version.path)
+        return version
+
+    def _point(self, folder: Path, version: Version) -> None:
+        """Make ``version`` the current one: the pointer first (our readers), then the link (everybody else's)."""
+        pointer = {"file": version.path.name, "rows": version.rows, "size": version.size, "notes": dict(version.notes)}
+        link = folder / f".{uuid.uuid4().hex}.tmp"
+        try:
+            link.hardlink_to(version.path)
+            write_atomically(folder / POINTER, json.dumps(pointer, sort_keys=True))
+            link.replace(folder / "data.parquet")
+        finally:
+            # POSIX: renaming a link over another link to the same file does nothing, so the name may remain.
+            link.unlink(missing_ok=True)
+        fsync_path(folder)
+
+    def _sweep(self, versions: Path, keep: Path) -> None:
+        """Drop versions and torn temporary files that nobody can still be reading."""
+        for entry in os.scandir(versions):
+            if entry.name != keep.name and time.time() - entry.stat().st_mtime > GRACE_SECONDS:
+                Path(entry.path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        try:
+            with FileLock(folder / ".lock", timeout=self.lock_timeout):
+                yield
+        except Timeout as error:
+            raise StorageBusyError(
+                f"{folder.parent.name}/{folder.name} is being written by another run (waited {self.lock_timeout:.0f} s).",
+                "Nothing was changed. Wait for that run, or look for one that hangs, then run the day again.",
+            ) from error
+
+
+def _content_name(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@dataclass(frozen=True)
+class DayFrame:
+    """A day's rows on their way to the lake, with what is to be noted beside them (text to text)."""
+
+    frame: pl.LazyFrame
+    notes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check of one table and day found.
+
+    Attributes:
+        observed: the finding in words and figures, escaped, fit for people.
+        severity: ERROR when numbers below would be wrong, else WARN.
+    """
+
+    name: str
+    passed: bool
+    observed: str
+    severity: Literal["ERROR", "WARN"] = "ERROR"
+
+
+class DayLog:
+    """What became of each day: what each table's checks found, whether it was refused, and which input is finished.
+
+    Kept as small files below the lake (``.days/``), so that a later run of a downstream table knows that the day above it
+    was refused, and ``run`` and the sensor know what is left to do. Lost files cost at most work done again.
+    """
+
+    def __init__(self, lake_root: Path) -> None:
+        self.root = lake_root / ".days"
+
+    def record(self, table: str, day: str, findings: Sequence[Finding], refused: str | None = None) -> None:
+        """Note what the checks of ``table`` found for ``day``, and why the day was refused, if it was."""
+        content = {"refused": refused, "findings": [asdict(f) for f in findings]}
+        write_atomically(self.root / table / f"{day}.json", json.dumps(content, sort_keys=True), durable=False)
+
+    def refusals(self, table: str, days: Iterable[str]) -> dict[str, str]:
+        """Those of ``days`` that the table refused, with the reasons."""
+        found = ((day, self._read(table, day)) for day in days)
+        return {day: noted["refused"] for day, noted in found if noted and noted["refused"]}
+
+    def findings(self, table: str, day: str) -> list[Finding]:
+        """What the checks found when the day was last worked on."""
+        noted = self._read(table, day)
+        return [Finding(**f) for f in noted["findings"]] if noted else []
+
+    def finish(self, day: str, fingerprint: str) -> None:
+        """Note that every table of ``day`` was made from the input with this fingerprint."""
+        write_atomically(self.root / FINISHED / f"{day}.json", json.dumps({"fingerprint": fingerprint}))
+
+    def finished(self) -> dict[str, str]:
+        """Finished days, with the fingerprint of their input."""
+        try:
+            names = os.listdir(self.root / FINISHED)
+        except FileNotFoundError:
+            return {}
+        days = sorted(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
+        found = ((day, self._read(FINISHED, day)) for day in days)
+        return {day: noted["fingerprint"] for day, noted in found if noted}
+
+    def _read(self, table: str, day: str) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads((self.root / table / f"{day}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return content
+
+
+class Warehouse:
+    """The DuckDB file: small tables with a ``date`` column, and views over the lake.
+
+    One writer at a time: our own processes queue at a lock file; a foreign process that holds DuckDB's own lock is waited
+    for until the deadline.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lake: Lake,
+        *,
+        user_id: UserIdType = "int64",
+        trend_days: int = 14,
+        lock_timeout: float = 600.0,
+        opener: Callable[[], contextlib.AbstractContextManager[duckdb.DuckDBPyConnection]] | None = None,
+    ) -> None:
+        self.path = path
+        self.lake = lake
+        self.tables = tables(user_id)
+        self.trend_days = trend_days
+        self.lock_timeout = lock_timeout
+        self._opener = opener or self._open
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb
+
+        connection = duckdb.connect(str(self.path))
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that nobody else of ours has at the same time.
+
+        Raises:
+            StorageBusyError: the file is held by another process for longer than the deadline.
+        """
+        import duckdb
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + self.lock_timeout
+        busy = StorageBusyError(
+            f"{self.path.name} is held by another process (waited {self.lock_timeout:.0f} s).",
+            "Close the program that has the file open (its process number stands in the error above), then run again.",
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(f"{self.path}.lock", timeout=self.lock_timeout))
+            except Timeout as error:
+                raise busy from error
+            while True:
+                try:
+                    connection = stack.enter_context(self._opener())
+                    break
+                except duckdb.IOException as error:
+                    if "lock" not in str(error).lower():
+                        raise
+                    if time.monotonic() > deadline:
+                        raise busy from error
+                    time.sleep(0.05 + 0.2 * random.random())  # noqa: S311 - spreads waiting writers, guards nothing
+            yield connection
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that sees every table and can change nothing, nor reach any file outside the data folder.
+
+        Lake tables are read through their pointers, so a run may replace days meanwhile.
+
+        Raises:
+            StorageBusyError: a run holds the warehouse for longer than the deadline.
+        """
+        import duckdb
+
+        connection = duckdb.connect()
+        try:
+            if self.path.exists():
+                self._attach(connection)
+            for contract in self.tables.values():
+                if contract.store == "lake":
+                    days: list[str | None] = list(self.lake.days(contract.name)) if contract.is_partitioned else [None]
+                    versions = [v for v in (self.lake.current(contract.name, d) for d in days) if v is not None]
+                    if versions:
+                        connection.execute(
+                            f'CREATE VIEW "{contract.name}" AS {_over([v.path for v in versions], contract)}'
+                        )
+            folder = str(self.lake.root.resolve())
+            connection.execute("SET allowed_directories = ?", [[folder]])
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
+        finally:
+            connection.close()
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+        import duckdb
+
+        deadline = time.monotonic() + self.lock_timeout
+        while True:
+            try:
+                connection.execute(f"ATTACH {_literal(str(self.path))} AS warehouse (READ_ONLY)")
+                break
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower() or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        for (name,) in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'warehouse' AND table_name NOT LIKE '\\_%' ESCAPE '\\'"
+        ).fetchall():
+            connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM warehouse."{name}"')
+        if _has_table(connection, "daily_kpis"):
+            connection.execute(f"CREATE VIEW daily_kpis_compared AS {_COMPARED.format(days=self.trend_days)}")
+
+    def replace(self, contract: Table, frames: Mapping[str, pl.LazyFrame]) -> dict[str, int]:
+        """Replace the given days of a table in one transaction; on any failure all of them stay as they were.
+
+        Returns:
+            Rows written, by day.
+
+        Raises:
+            ContractError: a frame's columns or types are not the contract's, or a rule of the table is broken.
+        """
+        import duckdb
+
+        rows: dict[str, int] = {}
+        with self.connect() as connection:
+            connection.begin()
+            try:
+                self._create(connection, contract)
+                connection.execute(
+                    f'DELETE FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[]))',  # noqa: S608 - own name
+                    [list(frames)],
+                ).fetchall()
+                for day, frame in frames.items():
+                    collected = contract.conform(frame, day).collect(engine="streaming")
+                    rows[day] = collected.height
+                    connection.register("incoming", collected.to_arrow())
+                    connection.execute(
+                        f'INSERT INTO "{contract.name}" BY NAME SELECT ?::DATE AS date, * FROM incoming',  # noqa: S608
+                        [day],
+                    ).fetchall()
+                    connection.unregister("incoming")
+                connection.execute(
+                    "DELETE FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
+                    [contract.name, list(frames)],
+                ).fetchall()
+                connection.execute(
+                    "INSERT INTO _written_days SELECT ?, unnest(?::DATE[])", [contract.name, list(frames)]
+                ).fetchall()
+                connection.commit()
+            except duckdb.ConstraintException as error:
+                connection.rollback()
+                raise ContractError(
+                    f"{contract.name}: a rule of the table is broken: {str(error).splitlines()[0]}",
+                    "Nothing was written. Compare the function that made the frame with contracts.py.",
+                    table=contract.name,
+                ) from error
+            except BaseException:
+                connection.rollback()
+                raise
+            self._create_views(connection)
+        return rows
+
+    def read(self, contract: Table, days: Sequence[str]) -> dict[str, pl.DataFrame]:
+        """The given days of a table; a day that was never written is missing from the result, an empty day is not."""
+        frame, written = self._read(contract, days)
+        parts = frame.partition_by("date", as_dict=True, include_key=False, maintain_order=True)
+        found = {key[0].isoformat(): part for key, part in parts.items()}
+        return {day: found.get(day, contract.empty()) for day in days if day in written}
+
+    def query_days(self, contract: Table, days: Sequence[str]) -> pl.DataFrame:
+        """Rows of the given days with their ``date``, days ascending, each in the order in which it was written."""
+        return self._read(contract, days)[0]
+
+    def _read(self, contract: Table, days: Sequence[str]) -> tuple[pl.DataFrame, set[str]]:
+        empty = contract.empty().insert_column(0, pl.Series("date", [], dtype=pl.Date))
+        if not self.path.exists():
+            return empty, set()
+        with self.connect() as connection:
+            if not _has_table(connection, contract.name):
+                return empty, set()
+            written = connection.execute(
+                "SELECT date FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
+                [contract.name, list(days)],
+            ).fetchall()
+            found = connection.sql(
+                f'SELECT * FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[])) ORDER BY date, rowid',  # noqa: S608
+                params=[list(days)],
+            ).to_arrow_table()
+        frame = pl.from_arrow(found)
+        if not isinstance(frame, pl.DataFrame):
+            raise TypeError("an Arrow table became a Series")
+        return frame.cast(dict(empty.schema)), {day.isoformat() for (day,) in written}
+
+    def _create(self, connection: duckdb.DuckDBPyConnection, contract: Table) -> None:
+        connection.execute(_WRITTEN_DAYS)
+        if not _has_table(connection, contract.name):
+            for statement in (contract.ddl(), *contract.comments()):
+                connection.execute(statement)
+            return
+        found = {
+            name: kind
+            for name, kind in connection.execute(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
+                [contract.name],
+            ).fetchall()
+        }
+        expected = contract.duckdb_columns()
+        if found != expected:
+            raise ContractError(
+                f"{contract.name} in {self.path.name} has other columns than this version of the project writes.",
+                "Move the warehouse file away and run the days again: it is rebuilt from the lake.",
+                table=contract.name,
+            )
+
+    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Views over the lake and the comparison of days, made again only when their text changed."""
+        have = dict(connection.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
+        for name, statement in self._views(connection).items():
+            mark = hashlib.blake2b(statement.encode(), digest_size=8).hexdigest()
+            if have.get(name) != mark:
+                connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS {statement}')
+                connection.execute(f"COMMENT ON VIEW \"{name}\" IS '{mark}'")
+
+    def _views(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        views = {}
+        for contract in self.tables.values():
+            if contract.store == "lake" and next((self.lake.root / contract.name).rglob("data.parquet"), None):
+                pattern = "*/data.parquet" if contract.is_partitioned else "data.parquet"
+                views[contract.name] = _over([(self.lake.root / contract.name).resolve() / pattern], contract)
+        if _has_table(connection, "daily_kpis"):
+            views["daily_kpis_compared"] = _COMPARED.format(days=self.trend_days)
+        return views
+
+
+# Which days of which table were written: tells an empty day from one that never was. Changes with the rows, or not at all.
+_WRITTEN_DAYS = "CREATE TABLE IF NOT EXISTS _written_days (table_name VARCHAR NOT NULL, date DATE NOT NULL)"
+
+_COMPARED = """
+WITH long AS (
+    UNPIVOT (SELECT date, COLUMNS(* EXCLUDE date)::DOUBLE FROM daily_kpis) ON COLUMNS(* EXCLUDE date)
+    INTO NAME kpi VALUE value
+), before AS (
+    SELECT now.date, now.kpi, now.value, median(earlier.value) AS usual, list(earlier.value) AS earlier_values
+    FROM long AS now LEFT JOIN long AS earlier
+      ON earlier.kpi = now.kpi AND earlier.date < now.date AND earlier.date >= now.date - INTERVAL {days} DAY
+    GROUP BY ALL
+), spread AS (
+    SELECT *, 1.4826 * list_median([abs(v - usual) FOR v IN earlier_values IF v IS NOT NULL]) AS robust_spread FROM before
+)
+SELECT date, kpi, value, usual, robust_spread,
+       CASE WHEN len(earlier_values) >= 5 THEN abs(value - usual) > 3 * robust_spread END AS is_unusual
+FROM spread
+"""
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _over(paths: Sequence[Path], contract: Table) -> str:
+    """A query over Parquet files of a lake table; its day comes from the folder's name."""
+    files = ", ".join(_literal(str(p)) for p in paths)
+    options = ", hive_partitioning = true, hive_types = {'date': DATE}" if contract.is_partitioned else ""
+    return f"SELECT * FROM read_parquet([{files}]{options}{', union_by_name = true' if contract.is_open else ''})"  # noqa: S608
+
+
+def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone()
+    return found is not None and found[0] > 0
+
+
+@contextlib.contextmanager
+def scratch_folder(scratch: Path) -> Iterator[Path]:
+    """A folder of one's own below ``scratch``, removed at the end."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        yield Path(folder)
+
+
+def sweep_scratch(scratch: Path, older_than_seconds: float = GRACE_SECONDS) -> None:
+    """Remove what killed runs left in the scratch folder."""
+    if not scratch.is_dir():
+        return
+    for entry in os.scandir(scratch):
+        if time.time() - entry.stat().st_mtime > older_than_seconds:
+            shutil.rmtree(entry.path, ignore_errors=False)

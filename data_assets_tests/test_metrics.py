@@ -1,0 +1,579 @@
+"""The metrics, by hand, against the oracle, and where arithmetic could go wrong.
+
+Here: ``data_assets/metrics.py`` on frames made in memory. Not here: the SQL it is compared with (``oracle.py``), the
+asset checks that use its invariants, runs of the whole graph.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+from datetime import date, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data_assets import metrics
+from data_assets.contracts import tables
+from data_assets.errors import ContractError
+from data_assets_tests import oracle
+
+DAY = date(2024, 5, 1)
+NOON = datetime(2024, 5, 1, 12)
+SCHEMAS = {kind: tables(kind)["raw_events"].schema for kind in ("int64", "string")}
+CI = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+
+
+def event(user=1, start=0.0, end=None, kind="a", value=None, metadata=None):
+    """One raw event; start and end in seconds after noon."""
+    return {
+        "user_id": user,
+        "session_start": NOON + timedelta(seconds=start),
+        "session_end": None if end is None else NOON + timedelta(seconds=end),
+        "event_type": kind,
+        "value": value,
+        "metadata": metadata,
+    }
+
+
+def frame(*events, kind="int64"):
+    """The raw_events table of these events."""
+    rows = [{**e, "source_file": "a.csv", "source_line": line} for line, e in enumerate(events, 2)]
+    return pl.LazyFrame(rows, schema=SCHEMAS[kind])
+
+
+def values(*numbers):
+    return frame(*(event(value=v) for v in numbers))
+
+
+def all_tables(events, *, precision=2, factor=1.5):
+    """Every table made from the events, collected, by name."""
+    sessions = metrics.session_metrics(events, precision)
+    distribution = metrics.event_distribution(events)
+    outlying = metrics.outliers(events, factor).collect()
+    n = events.collect().height
+    counts = metrics.RowCounts(rows_in=n + 3, valid=n, quarantined=2, duplicate=1, late=n // 2)
+    kpis = metrics.daily_kpis(
+        events, sessions, distribution, outlier_count=outlying.height, counts=counts, precision=precision
+    )
+    return {
+        "session_metrics": sessions.collect(),
+        "outliers": outlying,
+        "event_distribution": distribution.collect(),
+        "summary_statistics": metrics.summary_statistics(events).collect(),
+        "daily_kpis": kpis.collect(),
+    }
+
+
+def by_line(events):
+    """Filled duration in seconds by source_line."""
+    found = metrics.durations(events).select("source_line", "duration_us").collect()
+    return {line: None if us is None else us / 1e6 for line, us in found.iter_rows()}
+
+
+# ---- By hand -----------------------------------------------------------------------------------------------------
+
+
+def test_missing_end_takes_the_next_known_one_of_the_same_user():
+    events = frame(
+        event(1, 0),  # takes 40 from line 4: the smallest (start, end) from its own start on
+        event(1, 20, 90),
+        event(1, 10, 40),
+        event(2, 5, 6),  # another user's
+        event(1, 30),  # nothing known from here on
+        event(1, 20),  # a tie with line 3 counts as "not before"
+    )
+    assert by_line(events) == {2: 40.0, 3: 70.0, 4: 30.0, 5: 1.0, 6: None, 7: 70.0}
+
+
+def test_fill_takes_the_smallest_end_among_equal_starts():
+    assert by_line(frame(event(1, 0), event(1, 10, 99), event(1, 10, 11), event(1, 10, 50)))[2] == 11.0
+
+
+def test_filled_end_may_lie_before_the_start_that_it_fills():
+    assert by_line(frame(event(1, 10), event(1, 20, 5)))[2] == -5.0
+
+
+def test_durations_keep_every_row_and_column():
+    events = frame(event(1, 0), event(1, 0), event(1, 5, 6)).with_columns(extra=pl.lit("x"))
+    found = metrics.durations(events).collect()
+    assert found.columns == [*events.collect_schema().names(), "duration_us"]
+    assert found.schema["duration_us"] == pl.Int64
+    assert found["duration_us"].sort().to_list() == [1_000_000, 6_000_000, 6_000_000]
+
+
+def test_session_metrics_by_hand():
+    events = frame(
+        event(2, 0, 10, value=1.25),
+        event(1, 0, 0, value=0.1),  # an anomaly
+        event(2, 0, -4),  # another
+        event(1, 5, 12.345, value=0.2),
+        event(3, 0),  # no end, no value
+    )
+    assert metrics.session_metrics(events, 2).collect().rows() == [
+        (1, 2, 3.67, 7.34, 7.34, 0.3, 0.15, 1),  # 7.345 and 3.6725: 7.345 * 100 is 734.5 in doubles, half to even
+        (2, 2, 3.0, 10.0, 10.0, 1.25, 1.25, 1),
+        (3, 1, None, None, None, None, None, 0),
+    ]
+
+
+def test_rounding_is_half_to_even_and_without_minus_zero():
+    found = metrics.session_metrics(frame(event(1, value=0.125), event(2, value=0.375), event(3, value=-0.001)), 2)
+    totals = found.collect()["total_value"].to_list()
+    assert totals == [0.12, 0.38, 0.0]
+    assert math.copysign(1, totals[2]) == 1
+
+
+def test_outliers_by_hand():
+    numbers = [1.0, 2.0, 3.0, 4.0, None, 100.0, -50.0]
+    # sorted: -50 1 2 3 4 100; q1 = 1.25, median 2.5, q3 3.75, IQR 2.5, fences -2.5 and 7.5
+    std = statistics.stdev(v for v in numbers if v is not None)
+    found = metrics.outliers(values(*numbers).with_columns(extra=pl.lit("x")), 1.5).collect()
+    assert found.columns[-6:] == ["outlier_score", "iqr_lower", "iqr_upper", "extra", "source_file", "source_line"]
+    assert found.select("value", "outlier_score", "iqr_lower", "iqr_upper", "source_line").rows() == [
+        (100.0, round(97.5 / std, 6), -2.5, 7.5, 7),
+        (-50.0, round(-52.5 / std, 6), -2.5, 7.5, 8),
+    ]
+
+
+def test_a_value_on_the_fence_is_no_outlier():
+    assert metrics.outliers(values(1.0, 2.0, 3.0, 4.0, 5.0, 8.0, -2.0), 0.5).collect()["value"].to_list() == [8.0, -2.0]
+    # q1 1.5, q3 4.5: the fences at 0.75 are -0.75 and 6.75, at 3.5/3 they pass through 8 and -2
+    assert metrics.outliers(values(0.0, 0.0, 1.0, 1.0, 2.5), 1.5).collect().is_empty()  # q3 + 1.5 * 1 = 2.5
+
+
+def test_event_distribution_by_hand():
+    kinds = ["b"] * 3 + ["c"] * 3 + ["a"] * 2
+    found = metrics.event_distribution(frame(*(event(kind=k) for k in kinds))).collect()
+    # chi-square (1/9 + 1/9 + 4/9) / (8/3) = 0.25; with 2 degrees of freedom p = exp(-0.125)
+    same = (0.25, 2, float(f"{math.exp(-0.125):.10g}"), 0.125)
+    assert found.rows() == [
+        ("b", 3, 0.375, 0.375, *same),
+        ("c", 3, 0.375, 0.75, *same),
+        ("a", 2, 0.25, 1.0, *same),
+    ]
+
+
+def test_one_event_type_has_nothing_to_compare():
+    found = metrics.event_distribution(frame(event(), event())).collect()
+    assert found.rows() == [("a", 2, 1.0, 1.0, 0.0, 0, 1.0, None)]
+
+
+def test_summary_statistics_by_hand():
+    events = frame(
+        event(10, 0, 2, "a", 0.1, "x"),
+        event(9, 0.5, None, "b", 0.2, None),
+        event(9, 1, 2.5, "b", None, "ü"),
+        kind="int64",
+    )
+    none = (None, None, None)
+    std = round(statistics.stdev([2, 2, 1.5]), 6)
+    assert metrics.summary_statistics(events).collect().rows() == [
+        ("duration", 3, 0, 1.833333, std, "1.5", 1.75, 2.0, 2.0, "2.0", 2),
+        ("event_type", 3, 0, None, None, "a", *none, "b", 2),
+        ("metadata", 2, 1, None, None, "x", *none, "ü", 2),
+        ("session_end", 2, 1, None, None, "2024-05-01T12:00:02", *none, "2024-05-01T12:00:02.500000", 2),
+        ("session_start", 3, 0, None, None, "2024-05-01T12:00:00", *none, "2024-05-01T12:00:01", 3),
+        ("user_id", 3, 0, None, None, "9", *none, "10", 2),
+        ("value", 2, 1, 0.15, 0.070711, "0.1", 0.125, 0.15000000000000002, 0.175, "0.2", 2),
+    ]
+
+
+def test_daily_kpis_by_hand():
+    events = frame(event(1, 0, 10, value=1.0), event(1, 0, -2, value=0.25), event(2, 0))
+    found = all_tables(events)["daily_kpis"].row(0, named=True)
+    assert found == {
+        "rows_in": 6,
+        "valid": 3,
+        "quarantined": 2,
+        "duplicate": 1,
+        "late": 1,
+        "users": 2,
+        "sessions": 3,
+        "events": 3,
+        "value": 1.25,
+        "avg_duration": 4.0,
+        "median_duration": 4.0,
+        "anomalies": 1,
+        "outliers": 0,
+    }
+
+
+@pytest.mark.parametrize("kind", ["int64", "string"])
+def test_an_empty_day(kind):
+    found = all_tables(frame(kind=kind))
+    assert {n: t.height for n, t in found.items()} == {
+        "session_metrics": 0,
+        "outliers": 0,
+        "event_distribution": 0,
+        "summary_statistics": 7,
+        "daily_kpis": 1,
+    }
+    assert set(found["summary_statistics"]["count"]) == {0}
+    assert found["daily_kpis"].select("value", "avg_duration", "median_duration", "users", "events").row(0) == (
+        None,
+        None,
+        None,
+        0,
+        0,
+    )
+    for name, table in found.items():
+        assert table.schema == tables(kind)[name].schema
+
+
+# ---- Against the oracle ------------------------------------------------------------------------------------------
+
+starts = st.one_of(st.integers(0, 5), st.integers(0, 86_399_000_000).map(lambda us: us / 1e6))
+lengths = st.one_of(st.none(), st.integers(-3, 3), st.integers(-(10**9), 10**10).map(lambda us: us / 1e6))
+quarters = st.integers(-4000, 4000).map(lambda q: q / 4)  # fences are exact, so no last bit decides what lies outside
+decimals = st.integers(-(10**8), 10**8).map(lambda c: c / 1e4)
+labels = st.sampled_from(["a", "b", "ä", "Z", "", " ", "a'b", "\U0001f600"])
+
+
+@st.composite
+def days(draw, numbers):
+    """(user id kind, events of one day)."""
+    kind = draw(st.sampled_from(["int64", "string"]))
+    users = st.integers(-2, 3) if kind == "int64" else labels
+    chosen = st.one_of(st.none(), numbers) if draw(st.booleans()) else draw(st.sampled_from([st.none(), numbers]))
+    events = draw(
+        st.lists(st.tuples(users, starts, lengths, labels, chosen, st.one_of(st.none(), labels)), min_size=1, max_size=40)
+    )
+    return kind, [
+        event(user, start, None if length is None else start + length, label, value, metadata)
+        for user, start, length, label, value, metadata in events
+    ]
+
+
+def compare_all(kind, events, con):
+    raw = frame(*events, kind=kind)
+    found = all_tables(raw)
+    n = len(events)
+    arrow = raw.collect().with_columns(date=pl.lit(DAY)).to_arrow()
+    con.register("events", arrow)
+    counts = f"(SELECT DATE '{DAY}' AS date, {n + 3} AS rows_in, {n} AS valid, 2 AS quarantined, 1 AS duplicate, {n // 2} AS late)"
+    for name, query in (
+        ("session_metrics", oracle.session_metrics()),
+        ("outliers", oracle.outliers()),
+        ("event_distribution", oracle.event_distribution()),
+        ("summary_statistics", oracle.summary_statistics()),
+        ("daily_kpis", oracle.daily_kpis(counts=counts)),
+    ):
+        assert found[name].schema == tables(kind)[name].schema, name
+        tables(kind)[name].pandera().validate(found[name])
+        oracle.compare(found[name], oracle.rows(con, query, DAY))
+
+
+@CI
+@given(days(quarters))
+@example(("int64", [event()]))
+@example(("string", [event("a", 0, 0, value=0.0), event("a", 0, 0, value=-0.0)]))
+def test_every_table_agrees_with_the_oracle(day):
+    with duckdb.connect() as con:
+        compare_all(*day, con)
+
+
+@CI
+@given(days(decimals))
+def test_sums_of_decimals_agree_with_the_oracle(day):
+    kind, events = day
+    raw = frame(*events, kind=kind)
+    with duckdb.connect() as con:
+        con.register("events", raw.collect().with_columns(date=pl.lit(DAY)).to_arrow())
+        sessions = metrics.session_metrics(raw, 4).collect()
+        oracle.compare(sessions, oracle.rows(con, oracle.session_metrics(precision=4), DAY))
+        oracle.compare(metrics.summary_statistics(raw).collect(), oracle.rows(con, oracle.summary_statistics(), DAY))
+
+
+def test_the_oracle_takes_many_days_at_once():
+    days_ = [DAY, DAY + timedelta(days=1)]
+    events = [frame(event(1, 0, 5, value=1.0), event(1, 1)), frame(event(1, 0, 7, value=2.0))]
+    both = pl.concat([e.with_columns(date=pl.lit(d)) for d, e in zip(days_, events, strict=True)]).collect()
+    with duckdb.connect() as con:
+        con.register("events", both.to_arrow())
+        for day, of_day in zip(days_, events, strict=True):
+            oracle.compare(
+                metrics.session_metrics(of_day, 2).collect(), oracle.rows(con, oracle.session_metrics(), day)
+            )
+
+
+def test_compare_names_the_cell_that_differs():
+    with pytest.raises(AssertionError, match="row 1, b: 2.0, the oracle says None"):
+        oracle.compare(pl.DataFrame({"a": [1, 2], "b": [1.0, 2.0]}), [(1, 1.0), (2, None)])
+    with pytest.raises(AssertionError, match="1 rows, the oracle has 0"):
+        oracle.compare(pl.DataFrame({"a": [1]}), [])
+
+
+# ---- Arithmetic --------------------------------------------------------------------------------------------------
+
+
+@CI
+@given(days(quarters), st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_nothing(day, rng):
+    kind, events = day
+    shuffled = list(events)
+    rng.shuffle(shuffled)
+    one, other = all_tables(frame(*events, kind=kind)), all_tables(frame(*shuffled, kind=kind))
+    for name, table in one.items():
+        if name == "outliers":  # in the order of the input, and lines are numbered anew
+            keys = ["user_id", "session_start", "session_end", "event_type", "value", "metadata"]
+            table, other[name] = (t.drop("source_line").sort(keys) for t in (table, other[name]))
+        assert table.equals(other[name]), name
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
+
+
+@CI
+@given(st.lists(finite, min_size=1, max_size=30), st.randoms(use_true_random=False))
+@example([1e19, -1e19, 5.0], random.Random(1))
+@example([9e18, 0.1], random.Random(1))
+@example([1.7e308, -1.7e308, 1.0], random.Random(1))
+def test_sums_of_any_doubles(numbers, rng):
+    exact = sum(map(Fraction, numbers))
+    rng.shuffle(numbers)
+    try:
+        expected = float(exact)
+    except OverflowError:
+        with pytest.raises(ContractError, match=r"1\.8e308"):
+            metrics.session_metrics(values(*numbers), 9).collect()
+        return
+    huge = [v for v in numbers if abs(v) >= metrics.FIXED_LIMIT]
+    try:
+        float(sum(map(Fraction, huge)))
+    except OverflowError:
+        return
+    found = metrics.session_metrics(values(*numbers), 9).collect().row(0, named=True)
+    scale = max(1.0, abs(expected))
+    assert found["total_value"] == pytest.approx(expected, abs=1e-15 * scale + 1e-9 * len(numbers))
+    assert found["mean_value"] == pytest.approx(
+        expected / len(numbers), abs=(1e-15 * scale + 1e-9 * len(numbers)) / len(numbers) + 1e-9
+    )
+
+
+def test_whole_numbers_sum_exactly_where_floats_do_not():
+    numbers = [2.0**53, 1.0, 1.0, -(2.0**53), 0.1, 0.2]
+    random.Random(5).shuffle(numbers)
+    assert metrics.session_metrics(values(*numbers), 9).collect()["total_value"].item() == 2.3
+
+
+def test_one_users_huge_value_leaves_the_others_exact():
+    events = frame(event(1, value=1e300), event(1, value=1.0), event(2, value=0.1), event(2, value=0.2), event(3))
+    found = metrics.session_metrics(events, 2).select("total_value", "mean_value").collect()
+    assert found.rows() == [(1e300, 5e299), (0.3, 0.15), (None, None)]
+
+
+@CI
+@given(st.lists(st.one_of(finite, st.integers(-5, 5).map(float)), min_size=1, max_size=60))
+@example([0.1234567890123] * 3)
+@example([0.1234567890123, 0.12345678901230001])
+@example([1e-300, 3e-300])
+@example([1.7e308, -1.7e308, 0.0])
+def test_std_and_quartiles_of_any_doubles(numbers):
+    found = metrics._describe(values(*numbers), "value")
+    ordered = sorted(numbers)
+    for probability, q in zip((0.25, 0.5, 0.75), found.quartiles, strict=True):
+        at = (len(ordered) - 1) * probability
+        low, high = Fraction(ordered[math.floor(at)]), Fraction(ordered[math.ceil(at)])
+        expected = low + (high - low) * Fraction(at - math.floor(at))
+        assert abs(Fraction(q) - expected) <= Fraction(1e-15) * max(abs(low), abs(high)) + Fraction(5e-324)
+    if len(numbers) == 1:
+        assert found.std is None
+    elif min(numbers) == max(numbers):
+        assert found.std == 0
+    elif max(numbers) / 2 - min(numbers) / 2 > 1e-280:
+        mean = sum(map(Fraction, numbers)) / len(numbers)
+        variance = sum((Fraction(v) - mean) ** 2 for v in numbers) / (len(numbers) - 1)
+        assert abs(Fraction(found.std or 0.0) ** 2 / variance - 1) < Fraction(1, 10**9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1000, 4097])
+def test_order_statistics_pick_the_sorted_column(count):
+    rng = random.Random(count)
+    numbers = [rng.choice([rng.gauss(0, 1e3), rng.lognormvariate(0, 20), float(rng.randint(-3, 3))]) for _ in range(count)]
+    ranks = sorted({rng.randrange(count) for _ in range(20)})
+    found = metrics._order_statistics(values(*numbers, None), "value", ranks)
+    assert found == {r: sorted(numbers)[r] for r in ranks}
+
+
+def test_durations_sum_beyond_64_bits():
+    far = (datetime(9999, 12, 31) - NOON).total_seconds()
+    events = pl.concat([frame(event(1, 0, far))] * 100_000)
+    found = metrics.session_metrics(events, 2).collect().row(0, named=True)
+    assert found["avg_duration"] == found["max_duration"] == far
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_refused(bad):
+    for of_events in (
+        lambda e: metrics.session_metrics(e, 2),
+        lambda e: metrics.outliers(e, 1.5),
+        metrics.summary_statistics,
+    ):
+        with pytest.raises(ContractError, match="not a number"):
+            of_events(values(1.0, bad, None))
+
+
+def test_a_duration_beyond_64_bits_is_refused():
+    end = pl.Series([2**63 - 1], dtype=pl.Int64).cast(pl.Datetime("us"))
+    events = frame(event(1, -(60.0 * 10**9))).with_columns(session_end=pl.lit(end).first())
+    with pytest.raises(ContractError, match="292,000 years"):
+        metrics.durations(frame(event(1, -(60.0 * 10**9))).with_columns(session_end=end.item() if False else pl.lit(end).first()))
+    assert events is not None
+
+
+# Critical values of the chi-square distribution to three decimals, Abramowitz & Stegun, table 26.8.
+@pytest.mark.parametrize(
+    ("df", "chi_square", "p"),
+    [(1, 3.84146, 0.05), (1, 10.8276, 0.001), (2, 5.99146, 0.05), (3, 11.3449, 0.01), (10, 18.3070, 0.05),
+     (29, 42.5570, 0.05), (30, 50.8922, 0.01), (100, 124.342, 0.05)],
+)  # fmt: skip
+def test_chi_square_tail_at_the_critical_values_of_tables(df, chi_square, p):
+    assert metrics.chi_square_tail(chi_square, df) == pytest.approx(p, rel=2e-5)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 99, 100, 4999, 5000])
+def test_chi_square_tail_is_a_tail(df):
+    points = [0.0, 1e-9, 0.5, df / 2, df, df + math.sqrt(2 * df), 2 * df, 10 * df + 100, 1e6, 1e8]
+    tails = [metrics.chi_square_tail(x, df) for x in points]
+    assert tails[0] == 1.0
+    assert tails[-1] == 0.0
+    assert tails == sorted(tails, reverse=True)
+    if df > 1:  # the density is minus the slope
+        x, step = float(df), 1e-4 * df
+        slope = (metrics.chi_square_tail(x - step, df) - metrics.chi_square_tail(x + step, df)) / (2 * step)
+        density = math.exp((df / 2 - 1) * math.log(x / 2) - x / 2 - math.lgamma(df / 2)) / 2
+        assert slope == pytest.approx(density, rel=1e-4)
+
+
+def test_chi_square_tail_without_freedom():
+    assert metrics.chi_square_tail(0.0, 0) == 1.0
+    assert metrics.chi_square_tail(1.0, 0) == 0.0
+
+
+def test_thousands_of_event_types():
+    kinds = [f"t{i:04}" for i in range(5000)] + ["t0000"] * 200_000
+    events = pl.LazyFrame({"event_type": kinds}).with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in SCHEMAS["int64"].items() if name != "event_type"
+    )
+    found = metrics.event_distribution(events).collect()
+    assert found["chi_square"][0] > 9e8
+    assert found["p_value"][0] == 0.0
+    assert found["cumulative"][-1] == 1.0
+    assert 0.97 < found["cramers_v"][0] < 1
+
+
+THREADS = """
+import hashlib, io, sys
+import polars as pl
+from data_assets_tests.test_metrics import all_tables
+digest = hashlib.sha256()
+for table in all_tables(pl.scan_parquet(sys.argv[1])).values():
+    table.write_parquet(buffer := io.BytesIO())
+    digest.update(buffer.getvalue())
+sys.stdout.write(f"{pl.thread_pool_size()} {digest.hexdigest()}")
+"""
+
+
+def test_same_bytes_on_any_number_of_threads(tmp_path):
+    rng = random.Random(7)
+    events = [
+        event(rng.randrange(50), s := rng.randrange(80_000), s + rng.randrange(-5, 900) if rng.random() < 0.9 else None,
+              rng.choice("abc"), rng.gauss(0, 1e6) ** 3 if rng.random() < 0.9 else None)
+        for _ in range(20_000)
+    ]  # fmt: skip
+    path = tmp_path / "events.parquet"
+    frame(*events).collect().write_parquet(path, row_group_size=1000)
+    outputs = set()
+    for threads in ("1", "2", "4"):
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS, str(path)],
+            env={**os.environ, "POLARS_MAX_THREADS": threads, "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, digest = done.stdout.split()
+        assert used == threads
+        outputs.add(digest)
+    assert len(outputs) == 1
+
+
+# ---- Invariants: they hold, and each is seen to fail -------------------------------------------------------------
+
+
+@pytest.fixture
+def good():
+    """(events, tables) of a day with two users, two types, one outlier."""
+    numbers = [1.0, 2.0, 3.0, 4.0, 5.0, 99.0]
+    events = frame(*(event(i % 2, i, i + i % 3, "ab"[i % 2], v) for i, v in enumerate(numbers)))
+    return events, {name: table.lazy() for name, table in all_tables(events).items()}
+
+
+def test_invariants_hold_on_good_tables(good):
+    events, t = good
+    sessions, distribution, outlying = t["session_metrics"], t["event_distribution"], t["outliers"]
+    assert outlying.collect().height == 1
+    balances = [
+        metrics.conserved(metrics.RowCounts(9, 6, 2, 1, 0)),
+        metrics.sessions_cover_events(sessions, events),
+        metrics.users_agree(sessions, events),
+        metrics.totals_agree(sessions, events, 2),
+        metrics.outliers_complete(outlying, events),
+        metrics.distribution_covers_events(distribution, events),
+        metrics.proportions_sum(distribution),
+    ]
+    assert all(b.holds for b in balances), balances
+    assert metrics.impossible_sessions(sessions) == 0
+    assert metrics.outside_fences(outlying) == 0
+    assert metrics.misordered_types(distribution) == 0
+    assert metrics.kpis_agree(t["daily_kpis"], events, outlying) == 0
+
+
+def test_invariants_hold_on_an_empty_day():
+    events = frame()
+    t = {name: table.lazy() for name, table in all_tables(events).items()}
+    assert metrics.sessions_cover_events(t["session_metrics"], events) == metrics.Balance(0, 0)
+    assert metrics.totals_agree(t["session_metrics"], events, 2).holds
+    assert metrics.proportions_sum(t["event_distribution"]).holds
+    assert metrics.outliers_complete(t["outliers"], events).holds
+    assert metrics.kpis_agree(t["daily_kpis"], events, t["outliers"]) == 0
+
+
+def test_each_invariant_fails_on_a_broken_table(good):
+    events, t = good
+    sessions, distribution, outlying = t["session_metrics"], t["event_distribution"], t["outliers"]
+    lost = events.head(4)
+    assert not metrics.conserved(metrics.RowCounts(10, 6, 2, 1, 0)).holds
+    assert metrics.sessions_cover_events(sessions, lost) == metrics.Balance(6, 4)
+    assert metrics.users_agree(sessions.head(1), events) == metrics.Balance(1, 2)
+    assert not metrics.totals_agree(sessions.with_columns(pl.col("total_value") + 0.1), events, 2).holds
+    assert metrics.outliers_complete(outlying.with_columns(iqr_upper=3.5), events) == metrics.Balance(1, 3)
+    assert metrics.distribution_covers_events(distribution, lost) == metrics.Balance(6, 4)
+    assert not metrics.proportions_sum(distribution.head(1)).holds
+    assert metrics.misordered_types(distribution.reverse()) == 1
+    assert metrics.kpis_agree(t["daily_kpis"].with_columns(users=7, outliers=0), events, outlying) == 2
+    for change in (
+        {"iqr_upper": pl.lit(99.0)},
+        {"value": pl.lit(None, pl.Float64)},
+    ):
+        assert metrics.outside_fences(outlying.with_columns(**change)) == 1
+    for change in (
+        {"anomaly_count": pl.lit(9)},
+        {"avg_duration": pl.lit(1e9)},
+        {"min_duration": pl.lit(1e9)},
+        {"min_duration": pl.lit(-1.0)},
+        {"max_duration": pl.lit(None, pl.Float64)},
+        {"mean_value": pl.lit(None, pl.Float64)},
+    ):
+        assert metrics.impossible_sessions(sessions.with_columns(**change)) == 2
