@@ -24,7 +24,7 @@ setup: .venv/.project ## make .venv with the pinned requirements and this projec
 
 # From scratch whenever the pins change, so nothing that they no longer name stays behind.
 .venv/.requirements: requirements.txt requirements-dev.txt
-	@for python in $(CANDIDATES); do \
+	@found=; for python in $(CANDIDATES); do \
 	    if "$$python" -c '$(USABLE)' >/dev/null 2>&1; then found="$$python"; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \

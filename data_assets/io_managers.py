@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import duckdb
 import polars as pl
 from dagster import AssetKey as Key
 from dagster import (
@@ -174,7 +175,8 @@ class WarehouseIOManager(ConfigurableIOManager):
             user_id="string" if self.lake.user_id == "string" else "int64",
             trend_days=self.trend_days,
             lock_timeout=self.lock_timeout,
-            opener=self.duckdb.get_connection,
+            # Not get_connection: it waits 100 s by its own clock, and leaves the file open when its body raises.
+            opener=lambda: duckdb.connect(self.duckdb.database, config=self.duckdb.connection_config),
         )
 
     def handle_output(self, context: OutputContext, obj: object) -> None:

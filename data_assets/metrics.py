@@ -27,7 +27,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import polars as pl
 
@@ -173,7 +173,8 @@ def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
     """
     of_day = _describe(events.select(VALUE), VALUE)
     value = pl.col(VALUE)
-    lower, upper = fences(of_day.quartiles, factor)
+    low, high = fences(of_day.quartiles, factor)
+    lower, upper = pl.lit(low, pl.Float64), pl.lit(high, pl.Float64)
     if of_day.std:
         median = of_day.quartiles[1]
         score = (value - median) / of_day.std
@@ -183,8 +184,8 @@ def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
         score = pl.lit(None, pl.Float64)
     frame = events.filter((value < lower) | (value > upper)).with_columns(
         _rounded(score, SUMMARY_DECIMALS).alias("outlier_score"),
-        pl.lit(lower, pl.Float64).alias("iqr_lower"),
-        pl.lit(upper, pl.Float64).alias("iqr_upper"),
+        lower.alias("iqr_lower"),
+        upper.alias("iqr_upper"),
     )
     return _table("outliers", events).conform(frame)
 
@@ -421,20 +422,25 @@ def distribution_covers_events(distribution: pl.LazyFrame, events: pl.LazyFrame)
 
 
 def proportions_sum(distribution: pl.LazyFrame) -> Balance:
-    """Sum of proportion = the last cumulative = 1 (0 = 0 on a day without events), up to rounding."""
-    shares = distribution.select("proportion", "cumulative").collect(engine="streaming")
-    last = shares["cumulative"].last() if shares.height else 0.0
-    return Balance(math.fsum(shares["proportion"]), float(cast("float", last)), shares.height * 1e-9)
+    """Sum of proportion = 1 (0 on a day without events), up to the rounding of each; misordered_types has cumulative."""
+    shares = distribution.select("proportion").collect(engine="streaming")["proportion"]
+    return Balance(math.fsum(shares), 1.0 if len(shares) else 0.0, len(shares) * 10.0**-PROPORTION_DECIMALS)
 
 
 def misordered_types(distribution: pl.LazyFrame) -> int:
-    """Rows of event_distribution that break its order (count descending, then name) or whose cumulative falls."""
-    count, name = pl.col("count"), pl.col(TYPE)
+    """Rows of event_distribution out of order (count descending, then name), or whose cumulative is not what it says.
+
+    That is the sum of the proportions so far, up to their rounding, and 1 in the last row.
+    """
+    count, name, cumulative = pl.col("count"), pl.col(TYPE), pl.col("cumulative")
+    slack = pl.int_range(1, pl.len() + 1) * 10.0**-PROPORTION_DECIMALS
+    is_last = pl.int_range(pl.len()) == pl.len() - 1
     return _violations(
         distribution,
-        (count > count.shift(1))
-        | ((count == count.shift(1)) & (name <= name.shift(1)))
-        | (pl.col("cumulative") < pl.col("cumulative").shift(1)),
+        (count > count.shift(1)).fill_null(value=False)
+        | ((count == count.shift(1)) & (name <= name.shift(1))).fill_null(value=False)
+        | ((cumulative - pl.col("proportion").cum_sum()).abs() > slack)
+        | (is_last & (cumulative != 1)),
     )
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -156,8 +157,12 @@ class Lake:
             finally:
                 temporary.unlink(missing_ok=True)
             fsync_path(versions)
+            before = self.current(contract.name, day)
+            if before is not None:  # its grace begins now, however old it is: a reader may just have resolved it
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(before.path)
             self._point(folder, version)
-            self._sweep(versions, keep=version.path)
+            self._sweep(folder, keep=version.path)
         return version
 
     def _point(self, folder: Path, version: Version) -> None:
@@ -173,11 +178,11 @@ class Lake:
             link.unlink(missing_ok=True)
         fsync_path(folder)
 
-    def _sweep(self, versions: Path, keep: Path) -> None:
+    def _sweep(self, folder: Path, keep: Path) -> None:
         """Drop versions and torn temporary files that nobody can still be reading."""
-        for entry in os.scandir(versions):
-            if entry.name != keep.name and time.time() - entry.stat().st_mtime > GRACE_SECONDS:
-                Path(entry.path).unlink(missing_ok=True)
+        for path in (*(folder / VERSIONS).iterdir(), *folder.glob(".*.tmp")):
+            if path != keep and time.time() - path.stat().st_mtime > GRACE_SECONDS:
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
@@ -261,7 +266,7 @@ class DayLog:
     def _read(self, table: str, day: str) -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = json.loads((self.root / table / f"{day}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # torn by a power cut: as good as lost
             return None
         return content
 
@@ -311,10 +316,7 @@ class Warehouse:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self.lock_timeout
-        busy = StorageBusyError(
-            f"{self.path.name} is held by another process (waited {self.lock_timeout:.0f} s).",
-            "Close the program that has the file open (its process number stands in the error above), then run again.",
-        )
+        busy = self._busy()
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(FileLock(f"{self.path}.lock", timeout=self.lock_timeout))
@@ -332,11 +334,18 @@ class Warehouse:
                     time.sleep(0.05 + 0.2 * random.random())  # noqa: S311 - spreads waiting writers, guards nothing
             yield connection
 
+    def _busy(self) -> StorageBusyError:
+        return StorageBusyError(
+            f"{self.path.name} is held by another process (waited {self.lock_timeout:.0f} s).",
+            "Close the program that has the file open (its process number stands in the error above), then run again.",
+        )
+
     @contextlib.contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that sees every table and can change nothing, nor reach any file outside the data folder.
+        """A connection that sees every table, can change nothing that is stored and reaches no other file.
 
-        Lake tables are read through their pointers, so a run may replace days meanwhile.
+        Lake tables are read through their pointers, so a run may replace days meanwhile, and through Arrow: a folder
+        that DuckDB may read is a folder that it may write.
 
         Raises:
             StorageBusyError: a run holds the warehouse for longer than the deadline.
@@ -352,11 +361,7 @@ class Warehouse:
                     days: list[str | None] = list(self.lake.days(contract.name)) if contract.is_partitioned else [None]
                     versions = [v for v in (self.lake.current(contract.name, d) for d in days) if v is not None]
                     if versions:
-                        connection.execute(
-                            f'CREATE VIEW "{contract.name}" AS {_over([v.path for v in versions], contract)}'
-                        )
-            folder = str(self.lake.root.resolve())
-            connection.execute("SET allowed_directories = ?", [[folder]])
+                        connection.register(contract.name, _dataset([v.path for v in versions], contract))
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield connection
@@ -372,8 +377,10 @@ class Warehouse:
                 connection.execute(f"ATTACH {_literal(str(self.path))} AS warehouse (READ_ONLY)")
                 break
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower() or time.monotonic() > deadline:
+                if "lock" not in str(error).lower():
                     raise
+                if time.monotonic() > deadline:
+                    raise self._busy() from error
                 time.sleep(0.1)
         for (name,) in connection.execute(
             "SELECT table_name FROM duckdb_tables() WHERE database_name = 'warehouse' AND table_name NOT LIKE '\\_%' ESCAPE '\\'"
@@ -498,7 +505,7 @@ class Warehouse:
         for contract in self.tables.values():
             if contract.store == "lake" and next((self.lake.root / contract.name).rglob("data.parquet"), None):
                 pattern = "*/data.parquet" if contract.is_partitioned else "data.parquet"
-                views[contract.name] = _over([(self.lake.root / contract.name).resolve() / pattern], contract)
+                views[contract.name] = _over((self.lake.root / contract.name).resolve(), pattern, contract)
         if _has_table(connection, "daily_kpis"):
             views["daily_kpis_compared"] = _COMPARED.format(days=self.trend_days)
         return views
@@ -529,11 +536,26 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _over(paths: Sequence[Path], contract: Table) -> str:
-    """A query over Parquet files of a lake table; its day comes from the folder's name."""
-    files = ", ".join(_literal(str(p)) for p in paths)
+def _over(folder: Path, pattern: str, contract: Table) -> str:
+    """A query over the Parquet files of a lake table; their day comes from the folder's name."""
+    escaped = re.sub(r"[*?[]", r"[\g<0>]", str(folder))
+    files = _literal(f"{escaped}/{pattern}")
     options = ", hive_partitioning = true, hive_types = {'date': DATE}" if contract.is_partitioned else ""
-    return f"SELECT * FROM read_parquet([{files}]{options}{', union_by_name = true' if contract.is_open else ''})"  # noqa: S608
+    return f"SELECT * FROM read_parquet({files}{options}{', union_by_name = true' if contract.is_open else ''})"  # noqa: S608
+
+
+def _dataset(paths: Sequence[Path], contract: Table) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """The same as a lazy Arrow data set."""
+    import pyarrow as pa
+    from pyarrow import dataset, parquet
+
+    schema = pa.unify_schemas([parquet.read_schema(p) for p in (paths if contract.is_open else paths[:1])])
+    partitioning = None
+    if contract.is_partitioned:
+        date = pa.schema([("date", pa.date32())])
+        schema = pa.schema([f for f in schema if f.name != "date"] + list(date))
+        partitioning = dataset.partitioning(date, flavor="hive")
+    return dataset.dataset([str(p) for p in paths], schema=schema, format="parquet", partitioning=partitioning)
 
 
 def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:

@@ -424,11 +424,9 @@ def test_values_that_are_not_finite_are_refused(bad):
 
 
 def test_a_duration_beyond_64_bits_is_refused():
-    end = pl.Series([2**63 - 1], dtype=pl.Int64).cast(pl.Datetime("us"))
-    events = frame(event(1, -(60.0 * 10**9))).with_columns(session_end=pl.lit(end).first())
+    end = pl.lit(2**63 - 1, pl.Int64).cast(pl.Datetime("us"))
     with pytest.raises(ContractError, match="292,000 years"):
-        metrics.durations(frame(event(1, -(60.0 * 10**9))).with_columns(session_end=end.item() if False else pl.lit(end).first()))
-    assert events is not None
+        metrics.durations(frame(event(1, -(60.0 * 10**9))).with_columns(session_end=end))
 
 
 # Critical values of the chi-square distribution to three decimals, Abramowitz & Stegun, table 26.8.
@@ -443,7 +441,7 @@ def test_chi_square_tail_at_the_critical_values_of_tables(df, chi_square, p):
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 99, 100, 4999, 5000])
 def test_chi_square_tail_is_a_tail(df):
-    points = [0.0, 1e-9, 0.5, df / 2, df, df + math.sqrt(2 * df), 2 * df, 10 * df + 100, 1e6, 1e8]
+    points = sorted([0.0, 1e-9, 0.5, df / 2, df, df + math.sqrt(2 * df), 2 * df, 10 * df + 100, 1e6, 1e8])
     tails = [metrics.chi_square_tail(x, df) for x in points]
     assert tails[0] == 1.0
     assert tails[-1] == 0.0
@@ -561,7 +559,8 @@ def test_each_invariant_fails_on_a_broken_table(good):
     assert metrics.outliers_complete(outlying.with_columns(iqr_upper=3.5), events) == metrics.Balance(1, 3)
     assert metrics.distribution_covers_events(distribution, lost) == metrics.Balance(6, 4)
     assert not metrics.proportions_sum(distribution.head(1)).holds
-    assert metrics.misordered_types(distribution.reverse()) == 1
+    assert metrics.misordered_types(distribution.reverse()) > 0
+    assert metrics.misordered_types(distribution.with_columns(cumulative=pl.col("cumulative") - 0.1)) == 2
     assert metrics.kpis_agree(t["daily_kpis"].with_columns(users=7, outliers=0), events, outlying) == 2
     for change in (
         {"iqr_upper": pl.lit(99.0)},

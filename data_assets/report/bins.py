@@ -17,6 +17,7 @@ from data_assets.report.text import finite
 MOST_BINS = 40
 STEPS_PER_DECADE = (40, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
 MICROSECONDS = 1_000_000
+HUGE = 1e300  # from here on differences overflow
 
 
 def _collect(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -95,7 +96,8 @@ def value_histogram(
         step = nice_step(last - first, 32)
         if whole and step:
             step = max(step, 1.0)
-        if not step or first + step == first or last + step == last:
+        is_drawable = step and first + step != first and last + step != last and max(abs(first), abs(last)) < HUGE
+        if not is_drawable:
             first, step, size = low, 0.0, 1
             place = value.is_null().cast(pl.Int32)
         else:

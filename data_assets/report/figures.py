@@ -6,6 +6,7 @@ bins (``bins.py``), wording of charts and markup (``view.py``, ``svgkit.py``).
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -162,7 +163,8 @@ def _headline(
         if kind in ("count", "rate"):
             low = max(low, 0)
         slack = 1e-9 * max(abs(low), abs(high))  # rounding is not news
-        is_unusual = not low - slack <= value <= high + slack if value is not None else bool(today.get("events"))
+        is_outside = value is None or not low - slack <= value <= high + slack
+        is_unusual = is_outside and math.isfinite(slack) and (value is not None or bool(today.get("events")))
     change = None
     if value is not None and kind == "rate":
         change = value - median
@@ -210,6 +212,9 @@ def _findings(
         for c in sorted(failed, key=_check_order)
     ]
     found += [f for h in headline if (f := _headline_finding(h, day.max_quarantine_rate)) is not None]
+    events = headline[0]
+    if not conservation.rows_in and not events.is_unusual and (events.low is None or events.low > 0):
+        found.append(Finding("warn", "No rows came in", "no file holds rows of this day"))
     if missing:
         names = ", ".join(text.short_date(d) for d in missing[:5]) + (" …" if len(missing) > 5 else "")  # noqa: PLR2004
         found.append(
@@ -229,16 +234,10 @@ def _headline_finding(headline: Headline, max_quarantine_rate: float) -> Finding
     if is_over:
         notes.append(f"above the limit of {text.limit(max_quarantine_rate)}")
     if headline.is_unusual:
-        notes.append(f"unusual, the usual range is {usual_range(headline)}")
+        notes.append(f"unusual, the usual range is {text.span(headline.low, headline.high, headline.kind)}")
     if not notes:
         return None
     return Finding("fail" if is_over else "warn", f"{headline.label}: {value}", "; ".join(notes))
-
-
-def usual_range(headline: Headline) -> str:
-    """The usual range in words."""
-    low, high = text.figure(headline.low, headline.kind), text.figure(headline.high, headline.kind)
-    return low if low == high else f"{low} to {high}"
 
 
 def _verdict(findings: Sequence[Finding]) -> Verdict:

@@ -16,7 +16,7 @@ CALM = "#6b7f95"
 LOUD = "#d9622b"
 MOST_POINTS = 60
 MOST_BARS = 40
-LIMIT = 1000
+HUGE = 1e300  # sums of more would overflow
 WIDTH = 180
 HEIGHT = 36
 
@@ -57,7 +57,7 @@ def sparkline_markdown(values: Sequence[Number | None]) -> str:
 
 def histogram_markdown(bins: Sequence[Bin | Number | None]) -> str:
     """Counts as bars, the highest marked; neighbours are added up until at most forty are left."""
-    counts = [max(text.finite(b.count if isinstance(b, Bin) else b) or 0, 0) for b in bins]
+    counts = [min(max(text.finite(b.count if isinstance(b, Bin) else b) or 0, 0), HUGE) for b in bins]
     group = -(-len(counts) // MOST_BARS) or 1
     grouped = [sum(counts[i : i + group]) for i in range(0, len(counts), group)]
     top = max(grouped, default=0)

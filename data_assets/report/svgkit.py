@@ -239,7 +239,7 @@ def day_line(
         reach = [*known, *(band or ()), *([ceiling.at] if ceiling else [])]
         low, high = min(reach), max(reach)
         if low == high:
-            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+            low, high = (0, high * 2 or 1) if low >= 0 else (low * 2, 0)
         pad = (high / 2 - low / 2) / 6
         y = _scale(0 if low >= 0 and low <= high / 4 else low - pad, high, TOP, PLOT - 4)
         bottom = 0 if low >= 0 and low <= high / 4 else low - pad

@@ -23,6 +23,8 @@ WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 UNREADABLE = 1e15  # from here on digits are noise
 UNITS = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
 SMALLEST_SHARE = 0.0001
+THOUSAND = 1_000
+ROUNDING = 1e-6
 
 
 def finite(value: object) -> Number | None:
@@ -136,6 +138,20 @@ FIGURES: dict[Kind, Callable[[object], str]] = {"count": count, "amount": amount
 def figure(value: object, kind: Kind) -> str:
     """A headline number in the way of its kind."""
     return FIGURES[kind](value)
+
+
+def span(low: Number | None, high: Number | None, kind: Kind) -> str:
+    """A range of headline numbers; counts are rounded inward, so that what is outside also looks it."""
+    if low is None or high is None:
+        return DASH
+    if kind == "count":
+        low, high = math.ceil(low - ROUNDING), math.floor(high + ROUNDING)
+    is_plain = kind == "amount" and THOUSAND <= max(abs(low), abs(high)) < UNREADABLE
+    first, last = ((count if is_plain else FIGURES[kind])(v) for v in (low, high))
+    if first == last or (kind == "count" and low > high):
+        return last
+    number, _, unit_ = first.partition(" ")
+    return f"{number if unit_ and last.endswith(' ' + unit_) else first} – {last}"
 
 
 def long_date(day: date) -> str:

@@ -99,13 +99,11 @@ def _band(headline: Headline) -> tuple[Number, Number] | None:
 
 
 def _usual(headline: Headline) -> str:
-    if headline.low is None:
-        return "no usual range yet"
-    low, high = (text.figure(v, headline.kind) for v in (headline.low, headline.high))
-    if low == high:
-        return f"usual {low}"
-    number, _, unit = low.partition(" ")
-    return f"usual {number if unit and high.endswith(' ' + unit) else low} – {high}"
+    return (
+        "no usual range yet"
+        if headline.low is None
+        else f"usual {text.span(headline.low, headline.high, headline.kind)}"
+    )
 
 
 def _card(headline: Headline, trend: Sequence[TrendDay]) -> Card:
@@ -183,7 +181,7 @@ def _line(figures: Figures, slots: Sequence[svgkit.Slot], headline: Headline, su
         ceiling = svgkit.Mark(figures.max_quarantine_rate, f"limit {text.limit(figures.max_quarantine_rate)}")
         is_over = (headline.value or 0) > figures.max_quarantine_rate
         title = f"{headline.label}: {value}, above the limit" if is_over else title
-        if max((v for v in values if v is not None), default=0) < figures.max_quarantine_rate / 8:
+        if max((v for v in values if v is not None), default=figures.max_quarantine_rate) < ceiling.at / 8:
             ceiling = None  # far away: it would flatten the line
             subtitle += f"; the limit of {text.limit(figures.max_quarantine_rate)} is far above"
     chart = svgkit.day_line(
@@ -267,7 +265,7 @@ def mix_sentence(figures: Figures) -> str:
         return "There are no events."
     top = mix.shares[0]
     if mix.types == 1:
-        return f"All {text.plural(mix.events, 'event')} are of one type."
+        return "All events are of one type."
     first = f"{text.count(mix.types)} types; the most frequent makes up {text.percent(top.proportion)}."
     if mix.chi_square is None or mix.cramers_v is None:
         return first

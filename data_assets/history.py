@@ -1,0 +1,86 @@
+"""Dagster's event log in SQLite, with connections that stay open.
+
+Here: one storage class for ``dagster.yaml``. Not here: what is logged (Dagster) or the project's own data
+(``storage.py``).
+
+The stock storage opens a connection for each of the thousands of events of a range run and closes it again, and SQLite
+empties its write-ahead log to the disk at every close. Kept open, the same database costs a fraction
+(docs/decisions/0003 has the figures); its files stay the ones that the stock class reads and writes.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from sqlalchemy import create_engine, event
+from sqlalchemy.pool import QueuePool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dagster._serdes import ConfigurableClassData
+    from sqlalchemy.engine import Connection, Engine
+
+KEPT_OPEN = 8  # databases (one a run, and the index); older ones are closed
+BUSY_TIMEOUT_SECONDS = 60
+
+
+class PooledSqliteEventLogStorage(SqliteEventLogStorage):
+    """As SqliteEventLogStorage, with one open connection per database and a write-ahead log that is synced in batches.
+
+    A crash of the process loses nothing. A power cut may lose the last events of a run, never the database: the tables
+    themselves are synced by ``storage.py`` and do not depend on the event log.
+    """
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._engines: dict[str, Engine] = {}
+        super().__init__(base_dir, inst_data)
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ANN401
+        """What Dagster calls with the ``config`` of dagster.yaml."""
+        return cls(inst_data=inst_data, **config_value)
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        with self._db_lock:
+            engine = self._engine(shard)
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
+            with engine.connect() as connection, connection.begin():
+                yield connection
+
+    def _engine(self, shard: str) -> Engine:
+        engine = self._engines.pop(shard, None)
+        if engine is not None and not Path(self.path_for_shard(shard)).exists():
+            engine.dispose()  # the run was deleted from the history
+            self._initialized_dbs.discard(shard)
+            engine = None
+        if engine is None:
+            engine = create_engine(
+                self.conn_string_for_shard(shard),
+                poolclass=QueuePool,
+                pool_size=1,
+                connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+            )
+            event.listen(engine, "connect", _sync_in_batches)
+        self._engines[shard] = engine  # the most recently used one stands last
+        while len(self._engines) > KEPT_OPEN:
+            self._engines.pop(next(iter(self._engines))).dispose()
+        return engine
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        while self._engines:
+            self._engines.popitem()[1].dispose()
+        super().dispose()
+
+
+def _sync_in_batches(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()

@@ -1,0 +1,722 @@
+"""Ingest: one file in, every physical record accounted for.
+
+Here: small inputs written by hand, one for each rule; the nasty files of others (skipped when absent); the two CSV lanes
+against each other. Not here: which files there are (test_landing.py), duplicates and tables.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from data_assets import ingest
+from data_assets.config import PipelineConfig
+from data_assets.contracts import QUARANTINED_EVENTS, tables
+from data_assets.errors import ConfigurationError, MissingColumnsError, SourceFileError
+from data_assets.ingest import delimited, exact
+from data_assets.ingest.mapping import lenient
+from data_assets.ingest.records import column_names
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+NASTY = DATA / "nasty"
+HOME = dt.date(2024, 5, 5)
+HEADER = "user_id,session_start,session_end,event_type,value,metadata\n"
+ROW = "1,2024-01-01 10:00:00,2024-01-01 10:05:00,buy,1.5,x"
+
+
+def config(quality=None, timezone="UTC", **source):
+    return PipelineConfig(source=source, quality=quality or {}, timezone=timezone)
+
+
+def opened(tmp_path, content, name="a.csv", settings=None):
+    settings = settings or config()
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return ingest.open_records(path, name, settings, tmp_path)
+
+
+def classified(tmp_path, content, name="a.csv", **options):
+    settings = config(**options)
+    records = opened(tmp_path, content, name, settings)
+    frame = ingest.classify(records, name, HOME, settings).collect(engine="streaming")
+    assert frame.height == records.physical_rows
+    counted = ingest.count_days(records, name, settings)
+    assert counted["rows"].sum() == records.physical_rows
+    return frame
+
+
+def reasons(tmp_path, content, name="a.csv", **options):
+    return classified(tmp_path, content, name, **options)["reasons"].to_list()
+
+
+def split(records, name, folder, settings, days=None):
+    ingest.split_file(records, name, HOME, days, settings, folder)
+
+    def side(which):
+        return {
+            f.parent.name: pl.read_parquet(f, hive_partitioning=False) for f in sorted((folder / which).rglob("*.parquet"))
+        }
+
+    return side("valid"), side("quarantined")
+
+
+# ---- names and formats ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.csv", "csv"), ("a.TSV", "csv"), ("a.txt.gz", "csv.gz"), ("b.json.zst", "json.zst"), ("c.ndjson", "jsonl"),
+        ("d.jsonl.gz", "jsonl.gz"), ("e.pq", "parquet"), ("x.2024-01-01.parquet", "parquet"),
+    ],
+)  # fmt: skip
+def test_the_name_tells_the_format(name, expected):
+    assert ingest.detect_format(Path(name)) == expected
+
+
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.xlsx", "csv"])
+def test_other_names_are_refused(name):
+    with pytest.raises(SourceFileError, match="no format"):
+        ingest.detect_format(Path(name))
+
+
+def test_header_names_become_unique_and_never_helpers():
+    assert column_names(["A", "a", "", "__line", " b "], "lower") == ("a", "a_2", "column_3", "__line_2", "b")
+
+
+@pytest.mark.parametrize("name", ["a[1]*?.csv", "day=2024-01-01/été ☃.csv", "{x}~$HOME.csv"])
+def test_file_names_are_taken_literally(tmp_path, name):
+    frame = classified(tmp_path, HEADER + ROW + "\n", name)
+    assert frame["reasons"].to_list() == [[]]
+    assert frame["source_file"].to_list() == [name]
+
+
+# ---- CSV shapes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("last", [True, False])
+def test_every_kind_of_line_end(tmp_path, end, last):
+    text = end.join([HEADER.strip(), ROW, ROW.replace("1,", "2,", 1)]) + (end if last else "")
+    frame = classified(tmp_path, text)
+    assert frame["reasons"].to_list() == [[], []]
+    assert frame["user_id"].to_list() == [1, 2]
+    assert frame["source_line"].to_list() == [2, 3]
+    assert frame["metadata"].to_list() == ["x", "x"]
+    assert frame["record"].to_list()[0] == ROW
+
+
+def test_mixed_line_ends_count_alike(tmp_path):
+    frame = classified(tmp_path, HEADER + f"{ROW}\r\n{ROW}\n{ROW}\r{ROW}")
+    assert frame["source_line"].to_list() == [2, 3, 4, 5]
+    assert frame["reasons"].to_list() == [[]] * 4
+
+
+@pytest.mark.parametrize(
+    ("lane", "extra"), [("fast", ""), ("exact", '"q"')], ids=["fast", "exact"]
+)
+def test_short_long_blank_and_empty_records(tmp_path, lane, extra):
+    lines = [ROW + extra, "1,2", ROW + ",7", "", ",,,,,", ROW]
+    records = opened(tmp_path, HEADER + "\n".join(lines) + "\n")
+    assert records.lane == lane
+    frame = ingest.classify(records, "a.csv", HOME, config()).collect()
+    assert frame["reasons"].to_list() == [[], ["malformed_record"], ["malformed_record"], ["empty_row"], ["empty_row"], []]
+    assert frame["record"].to_list() == lines
+    assert frame["day"].to_list() == [dt.date(2024, 1, 1), HOME, HOME, HOME, HOME, dt.date(2024, 1, 1)]
+
+
+def test_a_short_and_a_long_record_do_not_cancel_out(tmp_path):
+    settings = config()
+    records = opened(tmp_path, HEADER + f"{ROW}\n1,2,3,4,5\n{ROW},7\n")
+    valid, refused = split(records, "a.csv", tmp_path / "out", settings)
+    assert sum(f.height for f in valid.values()) == 1
+    assert [f["source_line"].to_list() for f in refused.values()] == [[3, 4]]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\r\n", HEADER, HEADER.strip(), "\ufeff" + HEADER])
+@pytest.mark.parametrize("name", ["a.csv"])
+def test_no_records(tmp_path, content, name):
+    settings = config()
+    records = opened(tmp_path, content, name)
+    assert records.physical_rows == 0
+    assert ingest.classify(records, name, HOME, settings).collect().height == 0
+    assert split(records, name, tmp_path / "out", settings) == ({}, {})
+    assert (tmp_path / "out" / "valid").is_dir()
+
+
+def test_without_a_header(tmp_path):
+    columns = {c: f"column_{i}" for i, c in enumerate(HEADER.strip().split(","), 1)}
+    frame = classified(tmp_path, f"{ROW}\n{ROW}\n", csv={"header": False}, columns=columns)
+    assert frame["source_line"].to_list() == [1, 2]
+    quoted = classified(tmp_path, f'{ROW}\n{ROW[:-1]}"y"\n', "b.csv", csv={"header": False}, columns=columns)
+    assert quoted["metadata"].to_list() == ["x", "y"]
+    assert quoted["source_line"].to_list() == [1, 2]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(tmp_path, delimiter):
+    text = (HEADER + ROW + "\n").replace(",", delimiter)
+    assert reasons(tmp_path, text) == [[]]
+    assert reasons(tmp_path, text.replace("buy", '"buy,;|"'), "b.csv") == [[]]
+
+
+@pytest.mark.parametrize("delimiter", ["§", "~", " "])
+def test_any_delimiter_when_it_is_given(tmp_path, delimiter):
+    text = (HEADER + ROW.replace(" ", "T") + "\n").replace(",", delimiter)
+    assert reasons(tmp_path, text, csv={"delimiter": delimiter}) == [[]]
+
+
+def test_a_quoted_record_over_several_lines(tmp_path):
+    frame = classified(tmp_path, HEADER + '1,2024-01-01,,buy,,"a ""b"",\r\n\n c"\n' + ROW + "\n")
+    assert frame["metadata"].to_list() == ['a "b",\r\n\n c', "x"]
+    assert frame["source_line"].to_list() == [2, 5]
+    assert frame["record"].to_list()[0] == '1,2024-01-01,,buy,,"a ""b"",\r\n\n c"'
+
+
+@pytest.mark.parametrize("bad", ['1,"2024-01-01,,buy,,', '1,2024-01-01,,"buy" x,,', '"', '1,2,"3,4,5,6'])
+def test_a_broken_quote_costs_one_line(tmp_path, bad):
+    lines = [ROW] * 3000 + [bad] + [ROW] * 3000
+    frame = classified(tmp_path, HEADER + "\n".join(lines) + "\n")
+    refused = frame.filter(pl.col("reasons").list.len() > 0)
+    assert refused.rows() == [] or refused.select("source_line", "record", "reasons").rows() == [
+        (3002, bad, ["malformed_record"])
+    ]
+    assert refused.height == 1
+
+
+def test_two_broken_quotes_do_not_take_what_is_between(tmp_path):
+    bad = '1,"2024-01-01,,buy,,x'
+    frame = classified(tmp_path, HEADER + "\n".join([bad, ROW, ROW, bad, ROW]) + "\n")
+    assert frame["reasons"].list.len().to_list() == [1, 0, 0, 1, 0]
+
+
+def test_a_stray_quote_inside_a_field_is_text(tmp_path):
+    frame = classified(tmp_path, HEADER + '1,2024-01-01,,5" disk,,\n')
+    assert frame["event_type"].to_list() == ['5" disk']
+    assert frame["reasons"].to_list() == [[]]
+
+
+def test_nul_and_very_long_fields(tmp_path):
+    frame = classified(tmp_path, HEADER + f"1,2024-01-01,,a\0b,,\n1,2024-01-01,,b,,{'y' * 3_000_000}\n")
+    assert frame["reasons"].to_list() == [[], []]
+    assert frame["metadata"].str.len_bytes().to_list() == [None, 3_000_000]
+
+
+# ---- encodings --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "found"),
+    [
+        ("utf-8", "utf-8"), ("utf-8-sig", "utf-8"), ("cp1252", "cp1252"), ("utf-16", "utf-16-le"),
+        ("utf-32", "utf-32-le"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["café", '"café"'])
+def test_encodings_are_found(tmp_path, encoding, found, text):
+    content = (HEADER + ROW.replace("buy", text) + "\n").encode(encoding)
+    records = opened(tmp_path, content)
+    assert records.encoding == found
+    frame = ingest.classify(records, "a.csv", HOME, config()).collect()
+    assert frame["event_type"].to_list() == ["café"]
+    assert frame["reasons"].to_list() == [[]]
+
+
+def test_bytes_that_cp1252_lacks(tmp_path):
+    frame = classified(tmp_path, HEADER.encode() + b"1,2024-01-01,,a\x81\xe9,,\n")
+    assert frame["event_type"].to_list() == ["a\x81é"]
+
+
+def test_one_broken_byte_does_not_turn_the_file_into_cp1252(tmp_path):
+    good = ROW.replace("buy", "größe").encode()
+    frame = classified(tmp_path, HEADER.encode() + b"\n".join([good, good, b"1,2024-01-01,,\xff,,", good]))
+    assert frame["event_type"].to_list() == ["größe", "größe", None, "größe"]
+    assert frame["reasons"].to_list() == [[], [], ["malformed_record"], []]
+    assert frame["record"].to_list()[2] == "1,2024-01-01,,\\xff,,"
+
+
+def test_a_configured_encoding_that_cannot_be(tmp_path):
+    with pytest.raises(SourceFileError, match="shift_jis"):
+        opened(tmp_path, HEADER.encode() + b"\x81", settings=config(csv={"encoding": "shift_jis"}))
+
+
+# ---- values -----------------------------------------------------------------------------------------------------
+
+
+def one(tmp_path, column, text, **options):
+    row = dict(zip(HEADER.strip().split(","), ROW.split(","), strict=True)) | {column: text}
+    content = HEADER + ",".join('"' + v.replace('"', '""') + '"' for v in row.values()) + "\n"
+    frame = classified(tmp_path, content, **options)
+    return frame[column][0], frame["reasons"][0].to_list()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7), ("+7", 7), ("-7", -7), (" 7\t", 7), ("007", 7), ("9223372036854775807", 2**63 - 1), ("2.0", None),
+        ("1_000", None), ("0x10", None), ("9223372036854775808", None), ("1e3", None), ("٣", None), ("", None),
+        ("NA", None), (" ", None), ("1 2", None),
+    ],
+)  # fmt: skip
+def test_user_ids(tmp_path, text, value):
+    why = [] if value is not None else ["missing_user_id" if text.strip() in ("", "NA") else "unreadable_user_id"]
+    assert one(tmp_path, "user_id", text) == (value, why)
+
+
+@pytest.mark.parametrize(("text", "why"), [("a-7", []), ("", ["missing_user_id"]), ("NULL", ["missing_user_id"])])
+def test_user_ids_as_text(tmp_path, text, why):
+    assert one(tmp_path, "user_id", text, types={"user_id": "string"}) == (text if not why else None, why)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1.5", 1.5), (" -1e3 ", -1000.0), (".5", 0.5), ("", None), ("NULL", None), ("inf", None), ("-Infinity", None),
+        ("nan", None), ("1e400", None), ("1,5", None), ("1_0", None), ("abc", None),
+    ],
+)  # fmt: skip
+def test_values(tmp_path, text, value):
+    why = [] if value is not None or text in ("", "NULL") else ["unreadable_value"]
+    assert one(tmp_path, "value", text) == (value, why)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1,5", 1.5), ("1.234,5", 1234.5), ("1.234", 1234.0), ("1234", 1234.0), ("1.5", None), ("1.23,4", None)],
+)
+def test_decimal_comma(tmp_path, text, value):
+    why = [] if value is not None else ["unreadable_value"]
+    assert one(tmp_path, "value", text, csv={"decimal_comma": True}) == (value, why)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2024-03-01", (2024, 3, 1)), ("2024-03-01 10:20", (2024, 3, 1, 10, 20)),
+        ("2024-03-01T10:20:30", (2024, 3, 1, 10, 20, 30)), (" 2024-03-01 10:20:30 ", (2024, 3, 1, 10, 20, 30)),
+        ("2024-03-01 10:20:30.5", (2024, 3, 1, 10, 20, 30, 500000)),
+        ("2024-03-01T10:20:30.123456789Z", (2024, 3, 1, 10, 20, 30, 123456)),
+        ("2024-03-01T10:20:30Z", (2024, 3, 1, 10, 20, 30)), ("2024-03-01T10:20:30+02:00", (2024, 3, 1, 8, 20, 30)),
+        ("2024-03-01T10:20:30-0230", (2024, 3, 1, 12, 50, 30)), ("2024-03-01T10:20Z", (2024, 3, 1, 10, 20)),
+        ("2024-02-30", None), ("2024-03-01 24:00:60", None), ("2024-03-01 10:00:60", None),
+        ("2024-03-01 24:00:00", None), ("2024-03-01T10:20:60Z", None), ("01.03.2024", None), ("1709287200", None),
+        ("2024-03-01T10:20:30+24:00", None), ("soon", None), ("2024-3-1", None),
+    ],
+)  # fmt: skip
+def test_times(tmp_path, text, value):
+    why = [] if value else ["unreadable_session_end"]
+    assert one(tmp_path, "session_end", text) == (dt.datetime(*value) if value else None, why)
+
+
+@pytest.mark.parametrize(
+    ("text", "formats", "value"),
+    [
+        ("05/04/2024 7:08", ["%d/%m/%Y %H:%M"], (2024, 4, 5, 7, 8)),
+        ("05/04/2024", ["%d/%m/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y"], (2024, 5, 4)),
+        ("13/04/2024", ["%d/%m/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y"], (2024, 4, 13)),
+        ("1709287200", ["epoch_s"], (2024, 3, 1, 10)), ("1709287200.25", ["epoch_s"], (2024, 3, 1, 10, 0, 0, 250000)),
+        ("1709287200123", ["epoch_ms"], (2024, 3, 1, 10, 0, 0, 123000)),
+        ("9223372036854775807", ["epoch_s"], None), ("2024-03-01T10:00:00Z", ["epoch_s", "%d/%m/%Y"], (2024, 3, 1, 10)),
+        ("01/03/2024 12:00 +0200", ["%d/%m/%Y %H:%M %z"], (2024, 3, 1, 10)),
+        ("10:00:60 01/03/2024", ["%H:%M:%S %d/%m/%Y"], None),
+    ],
+)  # fmt: skip
+def test_times_in_configured_formats(tmp_path, text, formats, value):
+    why = [] if value else ["unreadable_session_end"]
+    got = one(tmp_path, "session_end", text, timestamp_formats=formats)
+    assert got == (dt.datetime(*value) if value else None, why)
+
+
+def test_times_in_the_configured_zone(tmp_path):
+    for text, hour in (("2024-07-01T10:00:00Z", 12), ("2024-07-01 10:00", 10), ("2024-07-01T10:00:00-02:00", 14)):
+        assert one(tmp_path, "session_end", text, timezone="Europe/Berlin")[0] == dt.datetime(2024, 7, 1, hour)
+    frame = classified(tmp_path, HEADER + "1,2024-07-01T23:30:00Z,,a,,\n", timezone="Europe/Berlin")
+    assert frame["day"].to_list() == [dt.date(2024, 7, 2)]
+
+
+def test_which_form_is_most_common_changes_nothing(tmp_path):
+    texts = ["2024-03-01 10:20:30", "2024-03-01T10:20:30", "2024-03-01T10:20:30.5Z", "2024-03-01 10:20: 0", "2024-03-01 1:2:3"]
+    results = []
+    for lead in texts[:3]:
+        rows = [f"1,{t},,a,," for t in [lead] * 100 + texts]
+        results.append(classified(tmp_path, HEADER + "\n".join(rows))["session_start"].to_list()[100:])
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_number_that_means_no_value(tmp_path):
+    assert one(tmp_path, "value", "-999", null_values=["", "-999"]) == (None, [])
+    assert one(tmp_path, "user_id", "-999", null_values=["-999"]) == (None, ["missing_user_id"])
+
+
+def test_every_reason_that_holds_is_listed(tmp_path):
+    assert reasons(tmp_path, HEADER + "x,zz,zz,,zz,\n") == [
+        [
+            "missing_event_type", "unreadable_user_id", "unreadable_session_start", "unreadable_session_end",
+            "unreadable_value",
+        ]
+    ]  # fmt: skip
+
+
+def test_quality_rules(tmp_path):
+    text = HEADER + "1,2023-12-31,,buy,5,\n1,2024-01-01,,sell,11,\n1,2024-01-01,,buy,,\n1,2024-01-01,,buy,-1,\n"
+    rules = {"value_min": 0, "value_max": 10, "required_event_types": ["buy"]}
+    frame = classified(tmp_path, text, quality=rules)
+    assert frame["reasons"].to_list() == [
+        ["before_start_date"], ["value_out_of_range", "unknown_event_type"], [], ["value_out_of_range"],
+    ]  # fmt: skip
+    assert frame["day"].to_list()[0] == HOME
+
+
+def test_required_can_be_anything_or_nothing(tmp_path):
+    text = HEADER + ",2024-01-01,,,,\n"
+    assert reasons(tmp_path, text, required=[]) == [[]]
+    assert reasons(tmp_path, text, required=["session_end", "value", "metadata"]) == [
+        ["missing_session_end", "missing_value", "missing_metadata"]
+    ]
+
+
+# ---- mapping ----------------------------------------------------------------------------------------------------
+
+
+def test_columns_from_everywhere(tmp_path):
+    text = "CustomerID,When,Quantity,UnitPrice,Country\nA1,2024-01-01,2,1.5,UK\nA2,2024-01-01,x,1,UK\nA3,2024-01-01,,1,UK\n"
+    columns = {
+        "user_id": "customerid", "session_start": "When", "session_end": None, "event_type": {"path": r"/(\w+)_"},
+        "value": {"sql": "CAST(Quantity AS DOUBLE) * CAST(UnitPrice AS DOUBLE)"}, "metadata": {"value": "shop"},
+    }  # fmt: skip
+    frame = classified(tmp_path, text, "in/web_1.csv", columns=columns, types={"user_id": "string"})
+    assert frame["value"].to_list() == [3.0, None, None]
+    assert frame["reasons"].to_list() == [[], ["unreadable_value"], []]
+    assert frame["event_type"].to_list() == ["web"] * 3
+    assert frame["metadata"].to_list() == ["shop"] * 3
+
+
+@pytest.mark.parametrize("sql", ["CAST(nope AS DOUBLE)", "value +", "sum(TRY_CAST(value AS DOUBLE))", "value::DOUBLE", "f(value)"])
+def test_sql_that_does_not_fit_names_the_key(tmp_path, sql):
+    settings = config(columns={"value": {"sql": sql}})
+    records = None
+    with pytest.raises(ConfigurationError) as caught:
+        records = opened(tmp_path, HEADER + ROW + "\n", settings=settings)
+        ingest.classify(records, "a.csv", HOME, settings)
+    assert caught.value.key == "source.columns.value"
+
+
+def test_casts_in_quotes_stay():
+    assert lenient("cast (a AS INT) || 'CAST(' || \"CAST(\"") == "TRY_CAST(a AS INT) || 'CAST(' || \"CAST(\""
+
+
+def test_missing_columns_are_named_with_the_nearest(tmp_path):
+    with pytest.raises(MissingColumnsError, match="user_id -> userid"):
+        opened(tmp_path, HEADER.replace("user_id", "userid") + ROW + "\n")
+    assert reasons(tmp_path, "user_id,session_start,event_type\n1,2024-01-01,a\n", "b.csv") == [[]]
+
+
+def test_extra_columns_are_kept_when_asked_for(tmp_path):
+    text = HEADER.replace("metadata", "Extra,source_file") + ROW + ",mine\n"
+    settings = config(extra_columns="keep")
+    frame = classified(tmp_path, text, extra_columns="keep")
+    assert frame.columns[6:10] == ["extra", "source_file_2", "source_file", "source_line"]
+    assert frame.select("extra", "source_file_2").rows() == [("x", "mine")]
+    valid, _ = split(opened(tmp_path, text), "a.csv", tmp_path / "out", settings)
+    tables()["raw_events"].conform(next(iter(valid.values())).lazy())
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------
+
+EVENT = '{"user_id":1,"session_start":"2024-01-01","event_type":"a","value":1.50,"metadata":{"b":[1.0,null,"é"]}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", f"{EVENT}\n\n{EVENT}\r\n"), ("a.json", f"\ufeff{EVENT}\n{EVENT}"), ("a.json", f"[{EVENT},\n\n{EVENT}]"),
+        ("a.json", json.dumps([json.loads(EVENT)] * 2, indent=1)), ("a.json", EVENT + EVENT),
+    ],
+)  # fmt: skip
+def test_json_lines_and_arrays(tmp_path, name, content):
+    frame = classified(tmp_path, content, name)
+    assert frame["reasons"].to_list() == [[], []]
+    assert frame["value"].to_list() == [1.5, 1.5]
+    assert frame["metadata"].to_list() == ['{"b":[1.0,null,"é"]}'] * 2
+
+
+def test_json_one_pretty_object(tmp_path):
+    assert reasons(tmp_path, json.dumps(json.loads(EVENT), indent=2), "a.json") == [[]]
+
+
+@pytest.mark.parametrize(
+    "bad", ["{", "[1]", "5", '{"user_id":NaN}', '{"user_id":1} {"user_id":2}', '"x"', "null", "[" * 100_000, '{"a":"\xff"}']
+)
+def test_a_bad_json_line_is_one_malformed_record(tmp_path, bad):
+    frame = classified(tmp_path, f"{EVENT}\n{bad}\n{EVENT}\n".encode("latin-1" if "\xff" in bad else "utf-8")
+                       .replace(b"\xe9", "é".encode()), "a.jsonl")  # fmt: skip
+    assert frame["reasons"].to_list() == [[], ["malformed_record"], []]
+    assert frame["source_line"].to_list() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "content", [f"[{EVENT},\n{EVENT}", f"[{EVENT}] x", f"[{EVENT},]", "5", '"x"', f"[{EVENT} {EVENT}]", "{", "[" * 100_000, "\xff"]
+)
+def test_a_broken_array_is_refused_whole(tmp_path, content):
+    with pytest.raises(SourceFileError, match="not valid JSON") as caught:
+        opened(tmp_path, content.encode("latin-1") if content == "\xff" else content, "a.json")
+    assert caught.value.line is not None
+
+
+def test_array_elements_that_are_no_objects(tmp_path):
+    frame = classified(tmp_path, f"[{EVENT},\n1, [2],\n" + '{"user_id": Infinity}, {}]', "a.json")
+    assert frame["reasons"].to_list() == [[], *[["malformed_record"]] * 3, ["empty_row"]]
+    assert frame["source_line"].to_list() == [1, 2, 2, 3, 3]
+
+
+def test_json_nested_paths_and_new_keys(tmp_path):
+    lines = [{"actor": {"id": 7}, "at": "2024-01-01", "kind": "a"}, {"at": "2024-01-01", "kind": True, "new": [1]}]
+    columns = {"user_id": "actor.id", "session_start": "at", "event_type": "kind"}
+    content = "\n".join(map(json.dumps, lines))
+    frame = classified(tmp_path, content, "a.jsonl", columns=columns, extra_columns="keep")
+    assert frame["user_id"].to_list() == [7, None]
+    assert frame["event_type"].to_list() == ["a", "true"]
+    assert frame["new"].to_list() == [None, "[1]"]
+    assert frame["reasons"].to_list() == [[], ["missing_user_id"]]
+
+
+def test_json_without_a_required_key(tmp_path):
+    with pytest.raises(MissingColumnsError):
+        opened(tmp_path, '{"user_id":1,"event_type":"a"}\n', "a.jsonl")
+    assert reasons(tmp_path, "x\n", "b.jsonl") == [["malformed_record"]]
+    assert reasons(tmp_path, "", "c.jsonl") == reasons(tmp_path, "[]", "c.json") == reasons(tmp_path, " ", "d.json") == []
+
+
+def test_half_a_character_in_json(tmp_path):
+    frame = classified(tmp_path, EVENT.replace('"a"', '"\\ud800"') + "\n", "a.jsonl")
+    assert frame["event_type"].to_list() == ["\\ud800"]
+
+
+# ---- Parquet and compression ------------------------------------------------------------------------------------
+
+
+def parquet(tmp_path, frame, name="a.parquet"):
+    frame.write_parquet(tmp_path / name)
+    return (tmp_path / name).read_bytes()
+
+
+def test_parquet_with_its_own_types(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "User_ID": pl.Series([1, 2**63, None, 4], dtype=pl.UInt64),
+            "session_start": pl.Series([dt.datetime(2024, 1, 1, 23, 30)] * 4).dt.replace_time_zone("UTC").cast(pl.Datetime("ns", "UTC")),
+            "session_end": [dt.date(2024, 1, 2)] * 4,
+            "event_type": pl.Series(["a", "b", None, "a"], dtype=pl.Categorical),
+            "value": [1.5, float("nan"), float("inf"), None],
+            "metadata": [{"x": 1}, {"x": None}, None, {"x": 2}],
+        }
+    )  # fmt: skip
+    got = classified(tmp_path, parquet(tmp_path, frame), "a.parquet", timezone="Europe/Berlin")
+    assert got["session_start"].to_list() == [dt.datetime(2024, 1, 2, 0, 30)] * 4
+    assert got["session_end"].to_list() == [dt.datetime(2024, 1, 2)] * 4
+    assert got["user_id"].to_list() == [1, None, None, 4]
+    assert got["metadata"].to_list() == ['{"x":1}', '{"x":null}', None, '{"x":2}']
+    assert got["reasons"].to_list() == [
+        [], ["unreadable_user_id", "unreadable_value"], ["missing_user_id", "missing_event_type", "unreadable_value"], [],
+    ]  # fmt: skip
+    assert got["source_line"].to_list() == [1, 2, 3, 4]
+    assert json.loads(got["record"][0])["user_id"] == 1
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([1.0, 2.5, None], [1, None, None]), (["1", "x", ""], [1, None, None])])
+def test_parquet_user_ids_of_other_types(tmp_path, ids, expected):
+    frame = pl.DataFrame({"user_id": ids, "session_start": [1704103200] * 3, "event_type": ["a"] * 3})
+    got = classified(tmp_path, parquet(tmp_path, frame), "a.parquet", timestamp_formats=["epoch_s"])
+    assert got["user_id"].to_list() == expected
+    assert got["reasons"].to_list() == [[], ["unreadable_user_id"], ["missing_user_id"]]
+    assert got["session_start"].to_list() == [dt.datetime(2024, 1, 1, 10)] * 3
+
+
+def test_a_parquet_row_of_nulls_is_empty(tmp_path):
+    frame = pl.DataFrame({"user_id": [None, 1], "session_start": [None, "2024-01-01"], "event_type": [None, "a"]})
+    assert reasons(tmp_path, parquet(tmp_path, frame), "a.parquet") == [["empty_row"], []]
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.99])
+def test_a_cut_parquet_file_is_refused(tmp_path, cut):
+    content = parquet(tmp_path, pl.DataFrame({"user_id": range(1000)}))
+    with pytest.raises(SourceFileError, match="Parquet"):
+        opened(tmp_path, content[: int(len(content) * cut)], "b.parquet")
+
+
+def packed(content, codec):
+    if codec == "gzip":
+        return gzip.compress(content)
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("gzip", ".gz"), ("zstd", ".zst"), ("gzip", "")])
+def test_compressed_files(tmp_path, codec, suffix):
+    records = opened(tmp_path, packed((HEADER + ROW + "\n").encode(), codec), "a.csv" + suffix)
+    assert records.format == ("csv.gz" if codec == "gzip" else "csv.zst")
+    assert records.physical_rows == 1
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("gzip", ".gz"), ("zstd", ".zst")])
+@pytest.mark.parametrize("damage", ["cut", "flip", "plain", "tail"])
+def test_damaged_compressed_files_are_refused(tmp_path, codec, suffix, damage):
+    plain = (HEADER + "".join(f"{i},2024-01-01,,e{i * 7919 % 1000},,\n" for i in range(5000))).encode()
+    content = packed(plain, codec)
+    middle = len(content) // 2
+    content = {
+        "cut": content[:-20], "flip": content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :],
+        "plain": plain, "tail": content + b"garbage",
+    }[damage]  # fmt: skip
+    if damage == "flip" and codec == "zstd":
+        pytest.skip("pa.compress writes no checksum")
+    with pytest.raises(SourceFileError, match="cannot be decompressed"):
+        opened(tmp_path, content, "a.csv" + suffix)
+
+
+# ---- splitting --------------------------------------------------------------------------------------------------
+
+
+def many(days=5, rows=40_000):
+    lines = [f"{i},2024-01-0{1 + i % days} 10:00:00,,{'a' if i % 97 else ''},{i}.5,m{i}" for i in range(rows)]
+    return HEADER + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_split_keeps_file_order_and_every_row(tmp_path, quote):
+    settings = config()
+    records = opened(tmp_path, many().replace("m7\n", f"{quote}m7{quote}\n"))
+    valid, refused = split(records, "a.csv", tmp_path / "out", settings)
+    assert sorted(valid) == [f"day=2024-01-0{d}" for d in range(1, 6)]
+    assert sum(f.height for f in (*valid.values(), *refused.values())) == records.physical_rows == 40_000
+    for frame in (*valid.values(), *refused.values()):
+        assert frame["source_line"].is_sorted()
+    for frame in valid.values():
+        assert frame.schema == tables()["raw_events"].schema
+    for frame in refused.values():
+        assert frame.schema == QUARANTINED_EVENTS.schema
+    counted = ingest.count_days(records, "a.csv", settings)
+    by_day = {f"day={d}": valid[f"day={d}"].height + refused[f"day={d}"].height for d in counted["day"].to_list()}
+    assert by_day == {f"day={d}": n for d, n in counted.rows()}
+
+
+def test_split_writes_the_same_bytes_twice_and_only_the_days_asked_for(tmp_path):
+    settings = config()
+    records = opened(tmp_path, many())
+    everything = []
+    for run in ("one", "two"):
+        split(records, "a.csv", tmp_path / run, settings, [dt.date(2024, 1, 2), dt.date(2024, 1, 3)])
+        folder = tmp_path / run
+        everything.append({f.relative_to(folder): f.read_bytes() for f in folder.rglob("*.parquet")})
+    assert everything[0] == everything[1]
+    assert {p.parent.name for p in everything[0]} == {"day=2024-01-02", "day=2024-01-03"}
+
+
+def test_the_scratch_folder_is_the_only_place_written_to(tmp_path):
+    source, scratch = tmp_path / "raw", tmp_path / "scratch"
+    source.mkdir()
+    scratch.mkdir()
+    (source / "a.csv").write_text(HEADER + ROW.replace("x", '"x"'))
+    ingest.open_records(source / "a.csv", "a.csv", config(), scratch)
+    assert [p.name for p in source.iterdir()] == ["a.csv"]
+    assert list(scratch.rglob("*.parquet"))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(SourceFileError, match="cannot be opened"):
+        ingest.open_records(tmp_path / "a.csv", "a.csv", config(), tmp_path)
+
+
+# ---- the lanes agree --------------------------------------------------------------------------------------------
+
+CELL = st.sampled_from(["", "1", " 2 ", "NA", "x", "é", "2024-01-01", "2024-01-01T10:00:00Z", "1.5", "a b", "0", "☃" * 30])
+LINE = st.lists(CELL, min_size=0, max_size=4).map(",".join)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINE, max_size=12), st.sampled_from(["\n", "\r\n"]), st.booleans())
+@example(["", ""], "\n", True)
+def test_both_lanes_agree(tmp_path_factory, lines, end, last):
+    tmp_path = tmp_path_factory.mktemp("lanes")
+    text = end.join(["user_id,session_start,event_type", *lines]) + (end if last else "")
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    settings_ = config()
+    fast = delimited.open_csv(path, "a.csv", settings_, tmp_path, "csv")
+    shape = exact.Shape("csv", "utf-8", ",", text.count("\n") + (not text.endswith("\n")), "asked for")
+    slow = exact.open_exact(path, "a.csv", settings_, tmp_path, shape)
+    assert (fast.lane, slow.lane) == ("fast", "exact")
+    assert fast.physical_rows == slow.physical_rows
+    frames = [ingest.classify(r, "a.csv", HOME, settings_).collect(engine="streaming") for r in (fast, slow)]
+    seen = [f.select("source_line", "record", "reasons", "day") for f in frames]
+    assert seen[0].equals(seen[1])
+    whole = ~pl.col("reasons").list.contains("malformed_record")
+    assert frames[0].filter(whole).equals(frames[1].filter(whole))
+
+
+PIECE = st.sampled_from(['"', '""', ",", "\n", "\r\n", "\r", "a", "1", "é", "\0", " "])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECE, max_size=60).map("".join))
+def test_the_exact_lane_loses_no_character(tmp_path_factory, body):
+    """The records, put together again, are the file; so no line is lost and none is taken twice."""
+    tmp_path = tmp_path_factory.mktemp("exact")
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"user_id,session_start,event_type\n" + body.encode())
+    records = ingest.open_records(path, "a.csv", config(csv={"delimiter": ","}), tmp_path)
+    rows = records.frame.sort("__line").collect()
+    assert rows.height == records.physical_rows
+    bare = [piece for piece in "".join(rows["__record"].to_list()) if piece not in "\r\n"]
+    assert bare == [c for c in body if c not in "\r\n"]
+    assert rows["__line"].is_unique().all()
+
+
+# ---- what others wrote ------------------------------------------------------------------------------------------
+
+
+def nasty(*endings):
+    return sorted(p for p in NASTY.rglob("*") if p.is_file() and p.name.lower().endswith(endings)) if NASTY.is_dir() else []
+
+
+def _permissive(columns):
+    free = [c for c in columns if c and "." not in c] or [None]
+    return {"user_id": free[0], "session_start": free[-1], "session_end": None, "event_type": {"value": "x"}, "value": None}
+
+
+@pytest.mark.skipif(not NASTY.is_dir(), reason=f"{NASTY} is absent")
+@pytest.mark.parametrize("path", nasty(".csv", ".txt", ".tsv", ".json", ".jsonl", ".ndjson", ".gz", ".zst", ".parquet"),
+                         ids=lambda p: p.relative_to(NASTY).as_posix())  # fmt: skip
+def test_nasty_files_conserve_their_rows(tmp_path, path):
+    relative = path.relative_to(NASTY).as_posix()
+    plain = config(required=[], types={"user_id": "string"})
+    try:
+        columns = ingest.open_records(path, relative, plain, tmp_path).columns
+        settings_ = config(required=[], types={"user_id": "string"}, columns=_permissive(columns), extra_columns="keep")
+        records = ingest.open_records(path, relative, settings_, tmp_path)
+        counted = ingest.count_days(records, relative, settings_)
+        valid, refused = split(records, relative, tmp_path / "out", settings_)
+    except SourceFileError as problem:
+        assert problem.hint
+        return
+    assert sum(f.height for f in (*valid.values(), *refused.values())) == records.physical_rows
+    assert counted["rows"].sum() == records.physical_rows
+    if "jsontestsuite" in relative and path.name.startswith("n_"):
+        assert not valid
+
+
+@pytest.mark.skipif(not NASTY.is_dir(), reason=f"{NASTY} is absent")
+@pytest.mark.parametrize("path", [p for p in nasty(".json") if p.parent.name == "json"], ids=lambda p: p.stem)
+def test_csv_spectrum_reads_as_its_json_says(tmp_path, path):
+    source = path.parent.parent / "csvs" / f"{path.stem}.csv"
+    expected = json.loads(path.read_text())
+    records = ingest.open_records(source, source.name, config(required=[], column_naming="none"), tmp_path)
+    assert records.frame.select(records.columns).collect().rows() == [tuple(r.values()) for r in expected]
