@@ -189,6 +189,12 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
     return landed_files
 
 
+def _asset(options: dict[str, Any]) -> Callable[[Callable[..., Any]], AssetsDefinition]:
+    """Dagster's decorator; typed here because its overloads do not take ``Any`` as a type of data."""
+    decorator: Callable[[Callable[..., Any]], AssetsDefinition] = asset(**options)
+    return decorator
+
+
 def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *inputs: str) -> dict[str, Any]:
     """What the assets of one table each have in common."""
     in_warehouse = table.store == "warehouse"
@@ -299,7 +305,7 @@ def _height(frame: pl.LazyFrame) -> int:
 def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["session_metrics"]
 
-    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    @_asset(_options(table, partitions, "metrics", "raw_events"))
     def session_metrics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -322,7 +328,7 @@ def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefiniti
 def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["outliers"]
 
-    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    @_asset(_options(table, partitions, "metrics", "raw_events"))
     def outliers(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -344,7 +350,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> 
 def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["event_distribution"]
 
-    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    @_asset(_options(table, partitions, "metrics", "raw_events"))
     def event_distribution(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -375,7 +381,7 @@ def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefin
 def _summary_statistics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["summary_statistics"]
 
-    @asset(**_options(table, partitions, "metrics", "raw_events"))
+    @_asset(_options(table, partitions, "metrics", "raw_events"))
     def summary_statistics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -400,7 +406,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
 
     inputs = ("raw_events", "session_metrics", "outliers", "event_distribution")
 
-    @asset(**_options(table, partitions, "report", *inputs))
+    @_asset(_options(table, partitions, "report", *inputs))
     def daily_kpis(
         context: AssetExecutionContext,
         raw_events: Days,
@@ -441,19 +447,21 @@ REPORT_TABLES = (
 
 
 def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
-    @asset(
-        description="For people: report.html with the verdict first, the same figures as summary.json, and CSV files.",
-        group_name="report",
-        owners=OWNERS,
-        kinds={"jinja", "html"},
-        partitions_def=partitions,
-        backfill_policy=BACKFILLS,
-        retry_policy=RETRIES,
-        ins={name: AssetIn(dagster_type=Any) for name in (*REPORT_TABLES, "daily_kpis")},
-        io_manager_key="reports",
-        dagster_type=Any,
-        pool=WAREHOUSE_POOL,
-    )
+    options = {
+        "description": "For people: report.html with the verdict first, summary.json with its figures, and CSV files.",
+        "group_name": "report",
+        "owners": OWNERS,
+        "kinds": {"jinja", "html"},
+        "partitions_def": partitions,
+        "backfill_policy": BACKFILLS,
+        "retry_policy": RETRIES,
+        "ins": {name: AssetIn(dagster_type=Any) for name in (*REPORT_TABLES, "daily_kpis")},
+        "io_manager_key": "reports",
+        "dagster_type": Any,
+        "pool": WAREHOUSE_POOL,
+    }
+
+    @_asset(options)
     def daily_report(  # noqa: PLR0913, PLR0917 - one input per table that the report shows
         context: AssetExecutionContext,
         raw_events: Days,

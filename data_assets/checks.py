@@ -99,8 +99,8 @@ def evaluations(findings: Mapping[tuple[str, str], Sequence[Finding]], *, stop: 
 def contract(table: Table, frame: pl.LazyFrame) -> Finding:
     """Does the day keep the table's contract?
 
-    Pandera sees the rows themselves, in batches: on a LazyFrame it would skip every data check. A key is unique over all
-    batches, not only within each.
+    Pandera sees the rows themselves, in batches: on a LazyFrame it would skip every data check. A key is unique over
+    all batches, not only within each.
     """
     import pandera.errors
     from pandera.config import ValidationDepth, config_context
@@ -164,7 +164,7 @@ def conservation(by_file: pl.DataFrame) -> Finding:
         observed=(
             f"{sums.replace('=', 'against')}; {wrong.height} of {by_file.height} files do not add up, first "
             f"{visible(first['path'])} with {first['rows']:,} rows against "
-            f"{first['valid'] + first['quarantined'] + first['duplicate']:,}. The file may have changed while it was read."
+            f"{first['valid'] + first['quarantined'] + first['duplicate']:,}. It may have changed while it was read."
         ),
     )
 
@@ -193,7 +193,7 @@ def proportions_sum_to_one(distribution: pl.DataFrame) -> Finding:
     """Do the shares add up to 1, up to their rounding to nine decimals? A day without events passes."""
     if distribution.is_empty():
         return Finding("proportions_sum_to_one", passed=True, observed="no events")
-    total, last = distribution["proportion"].sum(), distribution["cumulative"][-1]
+    total, last = float(distribution["proportion"].sum()), float(distribution["cumulative"][-1])
     allowed = 1e-9 * (distribution.height + 1)
     passed = abs(total - 1) <= allowed and abs(last - 1) <= allowed
     return Finding("proportions_sum_to_one", passed=passed, observed=f"sum {total:.9f}, last cumulative {last:.9f}")
@@ -228,7 +228,7 @@ def completeness_checks(
 
 
 def _completeness(config: PipelineConfig, table: str, partitions: DailyPartitionsDefinition) -> AssetChecksDefinition:
-    @asset_check(
+    @asset_check(  # type: ignore[arg-type]  # a generator of evaluations, one a day: documented, not in its annotation
         asset=table,
         name="every_day_done",
         description="Every day that the run was asked for was computed; a refused one keeps what it had.",

@@ -96,7 +96,7 @@ def _day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.
 @click.option("--to", "last", callback=_day, metavar="DAY", help="last day, included [default: the first day alone]")
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
 @click.pass_obj
-def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, as_json: bool) -> None:
     """Make the days that are new or changed, or the days from --from to --to."""
     sys.exit(_run(load_config(config_path), first, last, as_json=as_json))
 
@@ -165,9 +165,10 @@ def _due_ranges(
                 f"{first} to {last} is not within the days of this project, {config.start_date} to {today}.",
                 "Choose other days, or change start_date in the configuration.",
             )
-        return [(first.isoformat(), last.isoformat())]
     if landing.list_files(config, time.time_ns()).settling:
         time.sleep(config.source.settle_seconds)
+    if first is not None and last is not None:
+        return [(first.isoformat(), last.isoformat())]
     looked = landing.refresh(
         config, Lake(config.lake_dir), now_ns=time.time_ns(), progress=lambda path: show.step("landed_files", path)
     )
@@ -220,7 +221,7 @@ def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessRe
             reasons.setdefault(day, f"{table}: {reason}")
     if reasons:
         return dict(sorted(reasons.items()))
-    errors = [event.event_specific_data.error_display_string for event in result.all_events if event.is_step_failure]
+    errors = [event.step_failure_data.error_display_string for event in result.all_events if event.is_step_failure]
     return dict.fromkeys(days, errors[0] if errors else "the run ended without saying why")
 
 
@@ -292,7 +293,7 @@ def _progress(*, as_json: bool) -> Iterator[Show]:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
 @click.pass_obj
-def status(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def status(config_path: Path | None, as_json: bool) -> None:
     """What has landed, what is made, what failed and why, and which days are missing."""
     from data_assets import landing
     from data_assets.storage import DayLog, Lake
@@ -301,7 +302,7 @@ def status(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - c
     looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
     log, today = DayLog(config.lake_dir), dt.datetime.now(config.zone).date()
     stale = landing.stale_days(looked.ledger, log, first=config.start_date, last=today)
-    failed = {}
+    failed: dict[str, str] = {}
     for day in stale:
         for table in STAGES[1:]:
             reason = log.refusals(table, [day]).get(day)
@@ -329,7 +330,8 @@ def status(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - c
 
 def _status_in_words(found: Mapping[str, Any]) -> str:
     lines = [
-        f"{found['files']:,} files in {found['raw_directory']}: {found['rows']:,} rows of {found['days_landed']:,} days.",
+        f"{found['files']:,} files in {found['raw_directory']}: "
+        f"{found['rows']:,} rows of {found['days_landed']:,} days.",
         f"{found['days_done']:,} days are done, {len(found['days_to_do']):,} are to do"
         + (f": {_spans(found['days_to_do'])}. Make them: data-assets run" if found["days_to_do"] else "."),
     ]
@@ -348,7 +350,7 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
 @click.option("--format", "output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
 @click.pass_obj
-def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> None:  # noqa: FBT001 - click's
+def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> None:
     """Ask SQL of every table: lake, warehouse and ledger. Nothing can be changed by it."""
     import duckdb
 
@@ -358,7 +360,8 @@ def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> Non
     warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
     with warehouse.reader() as connection:
         try:
-            frame = connection.sql(sql)
+            # None for a statement that returns nothing, which DuckDB's annotations do not say.
+            frame: duckdb.DuckDBPyRelation | None = connection.sql(sql)
             rows = frame.pl() if frame is not None else None
         except duckdb.Error as error:
             raise UsageError(str(error), "Tables: data-assets query 'SHOW TABLES'") from error
@@ -367,9 +370,20 @@ def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> Non
     if output == "json" or as_json:
         click.echo(rows.write_json())
     elif output == "csv":
-        click.echo(rows.write_csv(), nl=False)
+        click.echo(_as_csv(rows), nl=False)
     else:
         _print_table(rows)
+
+
+def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not imported for --help
+    """CSV knows no lists: those columns (``quarantined_events.reasons``) are written as JSON."""
+    import polars as pl
+
+    from data_assets.ingest.values import text
+
+    nested = [name for name, dtype in rows.schema.items() if dtype.is_nested()]
+    shown = rows.with_columns(text(pl.col(name), rows.schema[name]).alias(name) for name in nested)
+    return str(shown.write_csv())
 
 
 def _print_table(rows: Any) -> None:  # noqa: ANN401 - a polars frame, which is not imported for --help
@@ -392,7 +406,7 @@ def _print_table(rows: Any) -> None:  # noqa: ANN401 - a polars frame, which is 
 @click.option("--open", "open_it", is_flag=True, help="open it in the browser")
 @click.option("--json", "as_json", is_flag=True, help="print every figure of it as JSON")
 @click.pass_obj
-def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool) -> None:  # noqa: FBT001 - click's
+def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool) -> None:
     """Where the report of DAY is, and what it says first."""
     config = load_config(config_path)
     folder = config.reports_dir / day.isoformat()
@@ -408,7 +422,7 @@ def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool)
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
 @click.pass_obj
-def demo(config_path: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click's
+def demo(config_path: Path | None, as_json: bool) -> None:
     """A year of real flights, from the raw file to 365 reports."""
     from data_assets.demo import land
 

@@ -185,7 +185,7 @@ DUCKDB_TYPES: Mapping[pl.DataType, str] = {
 
 LANDED_FILES = Table(
     "landed_files",
-    "The ledger: one row for each file in the raw directory and each day it holds rows of. A cache, rebuilt from the files.",
+    "The ledger: one row for each file in the raw directory and each day it holds rows of. A cache of the files.",
     "lake",
     (
         Column("path", TEXT, "path below the raw directory, with forward slashes"),
@@ -264,7 +264,7 @@ OUTLIERS = Table(
     "The day's events whose value lies outside the IQR fences, with how far out they are.",
     "lake",
     (
-        *(replace(c, source=(f"raw_events.{c.name}",)) for c in RAW_EVENTS.columns if c.name not in ("source_file", "source_line")),
+        *(replace(c, source=(f"raw_events.{c.name}",)) for c in RAW_EVENTS.columns if c not in SOURCE),
         Column("outlier_score", FLOAT, "(value - median) / sample standard deviation of the day", nullable=True,
                source=("raw_events.value",)),
         Column("iqr_lower", FLOAT, "lower fence, q1 - factor * IQR", source=("raw_events.value",)),
@@ -298,7 +298,7 @@ EVENT_DISTRIBUTION = Table(
 
 SUMMARY_STATISTICS = Table(
     "summary_statistics",
-    "One row per described column of the day's raw events. Times are seconds since midnight of the day.",
+    "One row per described column of the day's raw events; duration is in seconds, times are ISO 8601 text.",
     "warehouse",
     (
         Column("column_name", TEXT, "which column of raw_events, or duration (seconds)"),

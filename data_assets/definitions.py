@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-from dagster import BetaWarning, Definitions, PreviewWarning, definitions
+from dagster import BetaWarning, Definitions, PreviewWarning, definitions, in_process_executor
 from dagster_duckdb import DuckDBResource
 
 from data_assets.config import PipelineConfig, load_config
@@ -35,13 +35,14 @@ def build_definitions(config: PipelineConfig) -> Definitions:
     from data_assets.partitions import daily_partitions
 
     partitions = daily_partitions(config)
-    job = jobs.build_job(partitions)
+    job = jobs.build_job()
     duckdb = DuckDBResource(database=str(config.warehouse_path))
     lake = LakeIOManager(base_dir=str(config.lake_dir), user_id=config.source.types.user_id)
     return Definitions(
         assets=assets.build_assets(config),
         asset_checks=checks.completeness_checks(config, TABLES_WITH_DAYS, partitions),
         jobs=[job],
+        executor=in_process_executor,  # also of the job behind Materialize and backfills in the UI (docs/decisions/0003)
         schedules=[jobs.build_schedule(config, job)],
         sensors=[sensors.build_sensor(config, job)],
         resources={

@@ -17,6 +17,7 @@ from dagster import AssetKey as Key
 from dagster import (
     ConfigurableIOManager,
     InputContext,
+    IOManager,
     MetadataValue,
     OutputContext,
     ResourceDependency,
@@ -99,7 +100,7 @@ def _as_asked(context: InputContext, found: dict[str, pl.LazyFrame]) -> dict[str
 class LakeIOManager(BasePolarsUPathIOManager):
     """Days in the lake: streamed to Parquet, replaced atomically, read through pointers to immutable versions."""
 
-    extension: ClassVar[str | None] = ".parquet"
+    extension: ClassVar[str | None] = ".parquet"  # type: ignore[misc]  # dagster-polars asks for a ClassVar
     base_dir: str | None = Field(default=None, description="folder of the lake")
     user_id: str = Field(default="int64", description="type of user_id: int64 or string")
     lock_timeout: float = Field(default=600.0, gt=0, description="seconds to wait for another writer of the same day")
@@ -203,7 +204,7 @@ class WarehouseIOManager(ConfigurableIOManager):
         return _as_asked(context, {d: frame.lazy() for d, frame in found.items()})
 
 
-class ReportFiles(ConfigurableIOManager):
+class ReportFiles(IOManager):
     """Records which days have a report; the files themselves are written by ``report.write``, atomically."""
 
     def handle_output(self, context: OutputContext, obj: object) -> None:

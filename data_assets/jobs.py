@@ -22,7 +22,7 @@ from dagster import (
 )
 
 if TYPE_CHECKING:
-    from dagster import DailyPartitionsDefinition, ScheduleDefinition
+    from dagster import ScheduleDefinition
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
     from data_assets.config import PipelineConfig
@@ -37,12 +37,11 @@ def range_tags(first: str, last: str) -> dict[str, str]:
     return {RANGE_START: first, RANGE_END: last}
 
 
-def build_job(partitions: DailyPartitionsDefinition) -> UnresolvedAssetJobDefinition:
+def build_job() -> UnresolvedAssetJobDefinition:
     """Files to reports: the whole graph for a day or a range of days."""
     return define_asset_job(
         ALL_DAYS,
         selection=AssetSelection.all(),
-        partitions_def=partitions,
         executor_def=in_process_executor,
         description="Everything from the raw files to the reports, for a day or a range of days.",
     )

@@ -13,7 +13,6 @@ import fnmatch
 import hashlib
 import os
 import re
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -134,6 +133,8 @@ def refresh(
     is new. Files that are still settling keep their old ledger rows, so a reader never sees half of one.
 
     Args:
+        config: where to look, and how files are read.
+        lake: where the ledger is kept.
         now_ns: the time of the look, ns since 1970; decides only what is still settling.
         budget_seconds: files that are not reached in this time are left for the next look.
         progress: called with each path before it is read.
@@ -209,9 +210,7 @@ def _read_file(config: PipelineConfig, file: LandedFile, digest: str, before: pl
     counts = pl.DataFrame(schema={"day": pl.Date, "rows": pl.Int64})
     with scratch_folder(config.scratch_dir) as scratch:
         try:
-            records = ingest.open_records(
-                config.raw_dir / file.path, file.path, config, scratch, require_columns=False
-            )
+            records = ingest.open_records(config.raw_dir / file.path, file.path, config, scratch, require_columns=False)
             encoding, form = records.encoding, records.format
             counts = ingest.count_days(records, file.path, config)
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
@@ -271,7 +270,7 @@ def home_day_in_name(path: str) -> dt.date | None:
 
 
 def fingerprints(ledger: pl.DataFrame) -> dict[str, str]:
-    """What each day is made from, as one short hash a day: its files' paths, contents and home days, and the mapping."""
+    """What each day is made from, one short hash a day: its files' paths, contents and home days, and the mapping."""
     lines = ledger.sort("day", "path").select(
         pl.col("day").dt.to_string(),
         line=pl.concat_str("path", "content_hash", pl.col("home_day").dt.to_string(), "mapping", separator="\0"),

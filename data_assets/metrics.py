@@ -422,7 +422,7 @@ def distribution_covers_events(distribution: pl.LazyFrame, events: pl.LazyFrame)
 
 
 def proportions_sum(distribution: pl.LazyFrame) -> Balance:
-    """Sum of proportion = 1 (0 on a day without events), up to the rounding of each; misordered_types has cumulative."""
+    """Sum of proportion = 1 (0 on a day without events), up to the rounding of each."""
     shares = distribution.select("proportion").collect(engine="streaming")["proportion"]
     return Balance(math.fsum(shares), 1.0 if len(shares) else 0.0, len(shares) * 10.0**-PROPORTION_DECIMALS)
 
@@ -598,7 +598,7 @@ def _std(frame: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, floa
     by a power of two to at most 1, so that their squares fit a fixed point whatever the values' size.
     """
     low, high = bounds
-    if count < 2:  # noqa: PLR2004 - n - 1 degrees of freedom
+    if count < 2:
         return None
     if low == high:
         return 0.0

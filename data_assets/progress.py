@@ -1,7 +1,7 @@
 """Who is told how far a run is.
 
-Here: one context variable. Not here: how progress is shown (``cli.py``) or made (``assets.py``, ``staging.py``). In a run
-of the daemon nobody listens, and nothing happens.
+Here: one context variable. Not here: how progress is shown (``cli.py``) or made (``assets.py``, ``staging.py``). In a
+run of the daemon nobody listens, and nothing happens.
 """
 
 from __future__ import annotations

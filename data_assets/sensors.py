@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     DagsterRunStatus,
@@ -68,7 +68,7 @@ def decide(stale: Mapping[str, str], cursor: str | None, running: set[str]) -> T
         cursor: what the last tick remembered.
         running: days that a run is working on; they are looked at again when it has ended.
     """
-    before = json.loads(cursor) if cursor else {"generation": 0, "asked": {}}
+    before: dict[str, Any] = json.loads(cursor) if cursor else {"generation": 0, "asked": {}}
     asked = {day: mark for day, mark in before["asked"].items() if stale.get(day) == mark}
     due = {day: mark for day, mark in stale.items() if asked.get(day) != mark and day not in running}
     # Dagster never starts a second run with the same key, so content A, B, A again needs a third one.
@@ -91,7 +91,7 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
         lake = Lake(config.lake_dir)
         looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
         for path, reason in looked.listing.ignored.items():
-            context.log.warning(f"{visible(path)} is left alone: {reason}")
+            context.log.warning("%s is left alone: %s", visible(path), reason)
         today = dt.datetime.now(config.zone).date()
         stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
         tick = decide(stale, context.cursor, _running_days(context.instance, job.name) if stale else set())

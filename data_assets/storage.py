@@ -1,7 +1,7 @@
-"""Where tables are kept, and how a day is replaced whole: the lake (Parquet), the warehouse (DuckDB) and the day log.
+"""Where tables are kept and how a day is replaced whole: the lake (Parquet), the warehouse (DuckDB), the day log.
 
-Here: files, locks, transactions and pointers, without Dagster. Not here: what the tables hold (``contracts.py``), how an
-asset's result reaches them (``io_managers.py``) or which days need work (``landing.py``).
+Here: files, locks, transactions and pointers, without Dagster. Not here: what the tables hold (``contracts.py``), how
+an asset's result reaches them (``io_managers.py``) or which days need work (``landing.py``).
 
 The lake keeps immutable versions named by their content and one small pointer per partition. A reader resolves the
 pointer once and then holds names that never change, so it sees the old day or the new day and never waits. The file
@@ -57,6 +57,8 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a small text file; a reader finds the old text or the new one.
 
     Args:
+        path: the file; its folder is made.
+        text: the new content.
         durable: whether the new text must survive a power cut once this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +114,7 @@ class Lake:
     def days(self, table: str) -> list[str]:
         """Days that have a partition, ascending."""
         try:
-            names = os.listdir(self.root / table)
+            names = [entry.name for entry in (self.root / table).iterdir()]
         except FileNotFoundError:
             return []
         found = (n.removeprefix("date=") for n in names if n.startswith("date="))
@@ -191,7 +193,8 @@ class Lake:
                 yield
         except Timeout as error:
             raise StorageBusyError(
-                f"{folder.parent.name}/{folder.name} is being written by another run (waited {self.lock_timeout:.0f} s).",
+                f"{folder.parent.name}/{folder.name} is being written by another run "
+                f"(waited {self.lock_timeout:.0f} s).",
                 "Nothing was changed. Wait for that run, or look for one that hangs, then run the day again.",
             ) from error
 
@@ -227,8 +230,8 @@ class Finding:
 class DayLog:
     """What became of each day: what each table's checks found, whether it was refused, and which input is finished.
 
-    Kept as small files below the lake (``.days/``), so that a later run of a downstream table knows that the day above it
-    was refused, and ``run`` and the sensor know what is left to do. Lost files cost at most work done again.
+    Kept as small files below the lake (``.days/``), so that a later run of a downstream table knows that the day above
+    it was refused, and ``run`` and the sensor know what is left to do. Lost files cost at most work done again.
     """
 
     def __init__(self, lake_root: Path) -> None:
@@ -256,7 +259,7 @@ class DayLog:
     def finished(self) -> dict[str, str]:
         """Finished days, with the fingerprint of their input."""
         try:
-            names = os.listdir(self.root / FINISHED)
+            names = [entry.name for entry in (self.root / FINISHED).iterdir()]
         except FileNotFoundError:
             return {}
         days = sorted(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
@@ -274,8 +277,8 @@ class DayLog:
 class Warehouse:
     """The DuckDB file: small tables with a ``date`` column, and views over the lake.
 
-    One writer at a time: our own processes queue at a lock file; a foreign process that holds DuckDB's own lock is waited
-    for until the deadline.
+    One writer at a time: our own processes queue at a lock file; a foreign process that holds DuckDB's own lock is
+    waited for until the deadline.
     """
 
     def __init__(
@@ -374,7 +377,7 @@ class Warehouse:
         deadline = time.monotonic() + self.lock_timeout
         while True:
             try:
-                connection.execute(f"ATTACH {_literal(str(self.path))} AS warehouse (READ_ONLY)")
+                connection.execute(f"ATTACH {_literal(str(self.path))} AS warehouse (READ_ONLY)").fetchall()
                 break
             except duckdb.IOException as error:
                 if "lock" not in str(error).lower():
@@ -383,11 +386,14 @@ class Warehouse:
                     raise self._busy() from error
                 time.sleep(0.1)
         for (name,) in connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'warehouse' AND table_name NOT LIKE '\\_%' ESCAPE '\\'"
+            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'warehouse' AND table_name[1] != '_'"
         ).fetchall():
-            connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM warehouse."{name}"')
+            statement = f'CREATE VIEW "{name}" AS SELECT * FROM warehouse."{name}"'  # noqa: S608 - our own names
+            connection.execute(statement).fetchall()
         if _has_table(connection, "daily_kpis"):
-            connection.execute(f"CREATE VIEW daily_kpis_compared AS {_COMPARED.format(days=self.trend_days)}")
+            connection.execute(
+                f"CREATE VIEW daily_kpis_compared AS {_COMPARED.format(days=self.trend_days)}"
+            ).fetchall()
 
     def replace(self, contract: Table, frames: Mapping[str, pl.LazyFrame]) -> dict[str, int]:
         """Replace the given days of a table in one transaction; on any failure all of them stay as they were.
@@ -434,7 +440,8 @@ class Warehouse:
                     table=contract.name,
                 ) from error
             except BaseException:
-                connection.rollback()
+                with contextlib.suppress(duckdb.Error):  # a commit that failed has rolled back already
+                    connection.rollback()
                 raise
             self._create_views(connection)
         return rows
@@ -468,7 +475,7 @@ class Warehouse:
         frame = pl.from_arrow(found)
         if not isinstance(frame, pl.DataFrame):
             raise TypeError("an Arrow table became a Series")
-        return frame.cast(dict(empty.schema)), {day.isoformat() for (day,) in written}
+        return frame.cast(empty.schema), {day.isoformat() for (day,) in written}
 
     def _create(self, connection: duckdb.DuckDBPyConnection, contract: Table) -> None:
         connection.execute(_WRITTEN_DAYS)
@@ -476,13 +483,12 @@ class Warehouse:
             for statement in (contract.ddl(), *contract.comments()):
                 connection.execute(statement)
             return
-        found = {
-            name: kind
-            for name, kind in connection.execute(
+        found = dict(
+            connection.execute(
                 "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
                 [contract.name],
             ).fetchall()
-        }
+        )
         expected = contract.duckdb_columns()
         if found != expected:
             raise ContractError(
@@ -511,7 +517,7 @@ class Warehouse:
         return views
 
 
-# Which days of which table were written: tells an empty day from one that never was. Changes with the rows, or not at all.
+# Which days of which table were written: tells an empty day from one that never was. Changes with the rows, if at all.
 _WRITTEN_DAYS = "CREATE TABLE IF NOT EXISTS _written_days (table_name VARCHAR NOT NULL, date DATE NOT NULL)"
 
 _COMPARED = """
@@ -524,7 +530,8 @@ WITH long AS (
       ON earlier.kpi = now.kpi AND earlier.date < now.date AND earlier.date >= now.date - INTERVAL {days} DAY
     GROUP BY ALL
 ), spread AS (
-    SELECT *, 1.4826 * list_median([abs(v - usual) FOR v IN earlier_values IF v IS NOT NULL]) AS robust_spread FROM before
+    SELECT *, 1.4826 * list_median([abs(v - usual) FOR v IN earlier_values IF v IS NOT NULL]) AS robust_spread
+    FROM before
 )
 SELECT date, kpi, value, usual, robust_spread,
        CASE WHEN len(earlier_values) >= 5 THEN abs(value - usual) > 3 * robust_spread END AS is_unusual
@@ -559,8 +566,7 @@ def _dataset(paths: Sequence[Path], contract: Table) -> Any:  # noqa: ANN401 - p
 
 
 def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [name]).fetchone()
-    return found is not None and found[0] > 0
+    return bool(connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [name]).fetchall())
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""A second opinion on every metric: the tables computed again, by DuckDB, from SQL that shares no line with the project.
+"""A second opinion on every metric: the tables again, computed by DuckDB from SQL that shares no line with the project.
 
-Here: SQL texts from an ``events`` relation with a ``date`` column to each table, for all days at once, and a cell-by-cell
-comparison. Not here: the tests that use them (``test_metrics.py``, whole-graph tests), the project's own arithmetic
-(``data_assets/metrics.py``, not imported on purpose), how files are read (the ingest tests have their own reader).
+Here: SQL texts from an ``events`` relation with a ``date`` column to each table, for all days at once, and a
+comparison cell by cell. Not here: the tests that use them (``test_metrics.py``, whole-graph tests), the project's own
+arithmetic (``data_assets/metrics.py``, not imported on purpose), how files are read (the ingest tests).
 
 The methods differ where they can: a missing end is the minimum of (start, end) structs in a range window; sums are
 DuckDB decimals; quantiles are quantile_cont; the chi-square tail is one minus the power series of the lower

@@ -16,7 +16,7 @@ from data_assets.config import COLUMNS
 from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
-from data_assets.ingest.mapping import Source, blank_to_null, sources
+from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, LINE, MALFORMED, RECORD, Records
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
         return pl.DataFrame(schema=schema)
     source = sources(records, relative, config)["session_start"]
     form = _form(records, source, relative)
-    given = records.frame.with_columns(_given(source, config, is_text=False).alias("session_start")).select("session_start", MALFORMED)
+    given = bound(records.frame, [source]).select(
+        _given(source, config, is_text=False).alias("session_start"), MALFORMED
+    )
     typed = values.time(given, "session_start", source.dtype, config.source.timestamp_formats, config.timezone, form)
     day = pl.when(~pl.col(MALFORMED)).then(pl.col("session_start").dt.date())
     counted = typed.select(day=day).group_by("day").agg(pl.len().cast(pl.Int64).alias("rows")).sort("day")
@@ -73,7 +75,7 @@ def classify(records: Records, relative: str, home_day: dt.date, config: Pipelin
     )
 
 
-def split_file(  # noqa: PLR0913 - each is a fact of the file
+def split_file(
     records: Records,
     relative: str,
     home_day: dt.date,
@@ -142,13 +144,19 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     found = sources(records, relative, config)
     whole = config.source.types.user_id == "int64"
     texts = _TEXTS if whole else (*_TEXTS, "user_id")
-    frame = records.frame.with_columns(
-        *(
-            _given(s, config, is_text=n in texts, must=n in config.source.required).alias(_GIVEN + n)
-            for n, s in found.items()
-        ),
-        *(s.unreadable.alias(_FAILED + n) for n, s in found.items() if s.unreadable is not None),
-    ).with_columns(pl.col(_GIVEN + n).alias(_VALUE + n) for n in COLUMNS)
+    given = {
+        n: _given(s, config, is_text=n in texts, must=n in config.source.required).alias(_GIVEN + n)
+        for n, s in found.items()
+    }
+    frame = records.frame.with_columns(e for n, e in given.items() if not found[n].names)
+    frame = (
+        bound(frame, found.values())
+        .with_columns(
+            *(e for n, e in given.items() if found[n].names),
+            *(s.unreadable.alias(_FAILED + n) for n, s in found.items() if s.unreadable is not None),
+        )
+        .with_columns(pl.col(_GIVEN + n).alias(_VALUE + n) for n in COLUMNS)
+    )
     for name in _TIMES:
         frame = values.time(
             frame, _VALUE + name, found[name].dtype, config.source.timestamp_formats, config.timezone,
@@ -157,7 +165,9 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     user_id = pl.col(_VALUE + "user_id")
     user_type = found["user_id"].dtype
     frame = frame.with_columns(
-        (values.whole_number(user_id, user_type) if whole else values.text(user_id, user_type)).alias(_VALUE + "user_id"),
+        (values.whole_number(user_id, user_type) if whole else values.text(user_id, user_type)).alias(
+            _VALUE + "user_id"
+        ),
         values.number(
             pl.col(_VALUE + "value"), found["value"].dtype, decimal_comma=config.source.csv.decimal_comma
         ).alias(_VALUE + "value"),
@@ -176,7 +186,11 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     base = frame.with_columns((pl.any_horizontal([broken, *flags.values()])).alias(_REFUSED))
     listed = pl.concat_list([pl.when(flag).then(pl.lit(code)) for code, flag in flags.items()]).list.drop_nulls()
     reasons = (
-        pl.when(pl.col(EMPTY)).then(pl.lit(["empty_row"])).when(MALFORMED).then(pl.lit(["malformed_record"])).otherwise(listed)
+        pl.when(pl.col(EMPTY))
+        .then(pl.lit(["empty_row"]))
+        .when(MALFORMED)
+        .then(pl.lit(["malformed_record"]))
+        .otherwise(listed)
     )
     contract = tables(config.source.types.user_id)["raw_events"].schema
     columns: list[pl.Expr] = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
@@ -234,7 +248,9 @@ def _flags(found: dict[str, Source], config: PipelineConfig) -> dict[str, pl.Exp
     if quality.value_min is not None:
         flags["value_out_of_range"] = number < quality.value_min
     if quality.value_max is not None:
-        flags["value_out_of_range"] = flags.get("value_out_of_range", pl.lit(value=False)) | (number > quality.value_max)
+        flags["value_out_of_range"] = flags.get("value_out_of_range", pl.lit(value=False)) | (
+            number > quality.value_max
+        )
     if quality.required_event_types is not None:
         flags["unknown_event_type"] = ~pl.col(_VALUE + "event_type").is_in(list(quality.required_event_types))
     return {code: flags[code].fill_null(value=False) for code in REASONS if code in flags}
@@ -263,7 +279,7 @@ def _form(records: Records, source: Source, relative: str) -> str:
     """Which form of time the file's first rows have."""
     if source.value is None or source.dtype != pl.String:
         return values.common_form(pl.Series([], dtype=pl.String))
-    sample = records.frame.select(source.value.alias("x")).head(values.SAMPLE)
+    sample = bound(records.frame, [source]).select(source.value.alias("x")).head(values.SAMPLE)
     return values.common_form(_collected([sample], relative)[0]["x"])
 
 

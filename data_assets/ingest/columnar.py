@@ -5,7 +5,7 @@ Here: opening one, and its rows as text for the quarantine. Not here: what its v
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 import pyarrow as pa
@@ -74,11 +74,10 @@ def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
     return column if dtype in (pl.String, pl.Boolean) else column.cast(pl.String)
 
 
-def _has(dtype: pl.DataType, wanted: type[pl.DataType]) -> bool:
+def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
+    """Whether the type is ``wanted`` or holds it at any depth."""
     if isinstance(dtype, pl.Struct):
-        return any(_has(pl.DataType.from_python(f.dtype) if isinstance(f.dtype, str) else f.dtype(), wanted)
-                   if isinstance(f.dtype, type) else _has(f.dtype, wanted) for f in dtype.fields)  # fmt: skip
+        return any(_has(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
     if isinstance(dtype, pl.List | pl.Array):
-        inner = dtype.inner
-        return _has(inner() if isinstance(inner, type) else inner, wanted)
+        return _has(cast("pl.DataType", dtype.inner), wanted)
     return dtype == wanted

@@ -100,7 +100,9 @@ def open_csv(path: Path, relative: str, config: PipelineConfig, scratch: Path, n
     if not reason and (ord(delimiter) > _LAST_ASCII or len(first.encode()) >= _HEAD_BYTES):
         reason = "an unusual delimiter or header"
     if reason:
-        return exact.open_exact(path, relative, config, scratch, exact.Shape(name, encoding, delimiter, look.lines, reason))
+        return exact.open_exact(
+            path, relative, config, scratch, exact.Shape(name, encoding, delimiter, look.lines, reason)
+        )
     header = config.source.csv.header
     fields = first.split(delimiter)
     columns = column_names(fields if header else [""] * len(fields), config.source.column_naming)
@@ -108,7 +110,7 @@ def open_csv(path: Path, relative: str, config: PipelineConfig, scratch: Path, n
     return Records(frame, columns, look.lines - header, name, encoding, "fast", "")
 
 
-def _even(path: Path, columns: tuple[str, ...], delimiter: str, header: bool) -> pl.LazyFrame:  # noqa: FBT001
+def _even(path: Path, columns: tuple[str, ...], delimiter: str, header: bool) -> pl.LazyFrame:
     """Every record has every field: the engine splits them, and the fields joined are the record as it stood."""
     scan = pl.scan_csv(
         path,
@@ -130,7 +132,7 @@ def _even(path: Path, columns: tuple[str, ...], delimiter: str, header: bool) ->
     )
 
 
-def _lines(path: Path, columns: tuple[str, ...], delimiter: str, header: bool) -> pl.LazyFrame:  # noqa: FBT001
+def _lines(path: Path, columns: tuple[str, ...], delimiter: str, header: bool) -> pl.LazyFrame:
     """Some record is short, long or blank: the engine reads whole lines, NUL (which the file has not) parts nothing."""
     scan = pl.scan_csv(
         path,
@@ -224,8 +226,8 @@ def _head(path: Path) -> str:
 def _encoding(path: Path, configured: str) -> str:
     """The encoding: as configured, else by byte order mark, else UTF-8 if it is that, else cp1252.
 
-    A file that is UTF-8 but for a few broken bytes stays UTF-8 (those lines are refused) rather than turn every accented
-    letter of the others into two wrong ones.
+    A file that is UTF-8 but for a few broken bytes stays UTF-8 (those lines are refused) rather than turn every
+    accented letter of the others into two wrong ones.
     """
     with path.open("rb") as file:
         start = file.read(4)
@@ -274,7 +276,7 @@ def transcode(path: Path, encoding: str, target: Path, relative: str) -> Path:
 
 
 def guess_delimiter(head: str) -> str:
-    """The delimiter with which the first lines fall into equally many fields; a comma when none does.
+    r"""The delimiter with which the first lines fall into equally many fields; a comma when none does.
 
     >>> guess_delimiter("a;b,c\\n1;2,5\\n3;4\\n")
     ';'

@@ -11,8 +11,9 @@ from __future__ import annotations
 import csv
 import itertools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.records import Records, Spool, column_names, no_rows
@@ -28,6 +29,9 @@ LOOK_AHEAD_CHARACTERS = 16 << 20
 _BATCH = 2_000
 _FIELD_LIMIT = 2**31 - 1
 
+Batch = tuple[Sequence[list[str] | None], Sequence[int], list[str]]
+"""Fields (``None``: malformed), lines and texts of some records."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -40,19 +44,13 @@ class Shape:
     reason: str
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record: ``fields`` is ``None`` when it is malformed; ``covered`` counts its physical lines."""
 
     fields: list[str] | None
     line: int
     text: str
     covered: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the line is blank or every field is."""
-        return not self.text or (self.fields is not None and not any(self.fields))
 
 
 def open_exact(path: Path, relative: str, config: PipelineConfig, scratch: Path, shape: Shape) -> Records:
@@ -73,9 +71,10 @@ def open_exact(path: Path, relative: str, config: PipelineConfig, scratch: Path,
                                    config.source.column_naming)  # fmt: skip
             records = reader.records(len(columns))
             with Spool(scratch / "records.parquet", columns) as spool:
-                for record in records if header else itertools.chain((first,), records):
-                    empty = record.is_empty
-                    spool.add(None if empty else record.fields, record.line, record.text, empty=empty)
+                if not header:
+                    spool.extend(*_columns([first]))
+                for batch in records:
+                    spool.extend(*batch)
     finally:
         csv.field_size_limit(previous)
     if reader.covered != shape.lines:
@@ -85,6 +84,11 @@ def open_exact(path: Path, relative: str, config: PipelineConfig, scratch: Path,
             path=relative,
         )
     return Records(spool.scan(), columns, spool.rows, shape.format, shape.encoding, "exact", shape.reason)
+
+
+def _columns(records: list[Record]) -> Batch:
+    """Records as the spool takes them."""
+    return [r.fields for r in records], [r.line for r in records], [r.text for r in records]
 
 
 class _Reader:
@@ -104,10 +108,16 @@ class _Reader:
                 return record
         return None
 
-    def records(self, width: int) -> Iterator[Record]:
+    def records(self, width: int) -> Iterator[Batch]:
         """All that follows, each of ``width`` fields or malformed."""
         while self._fill(_BATCH):
-            yield from self._batch(width) or (self._one(width),)
+            plain = self._plain(width)
+            if plain:
+                yield plain
+                continue
+            until = self.covered + len(self._waiting)
+            while self.covered < until and self._fill(1):
+                yield _columns(self._careful(width) or [self._one(width)])
 
     def _fill(self, lines: int) -> bool:
         """Have at least so many lines waiting if the file has them."""
@@ -118,8 +128,22 @@ class _Reader:
     def _parse(self, lines: Iterable[str]) -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=self._delimiter, strict=True)
 
-    def _batch(self, width: int) -> list[Record]:
-        """Every waiting line at the speed of C, up to the first that needs care; none when that is the first."""
+    def _plain(self, width: int) -> Batch | None:
+        """Every waiting line, when each is a record of the right width; this is the usual case, and at C's speed."""
+        lines = list(self._waiting)
+        try:
+            rows = list(self._parse(lines))
+        except csv.Error:
+            return None
+        if len(rows) != len(lines) or any(len(row) != width for row in rows) or _is_broken("".join(lines)):
+            return None
+        start = self.covered + 1
+        self._waiting.clear()
+        self.covered += len(lines)
+        return rows, range(start, start + len(lines)), [_bare(x) for x in lines]
+
+    def _careful(self, width: int) -> list[Record]:
+        """Waiting records one by one, up to the first that needs a look at its lines; none when that is the first."""
         lines = list(self._waiting)
         parser = csv.reader(lines, delimiter=self._delimiter, strict=True)
         result: list[Record] = []
@@ -127,17 +151,11 @@ class _Reader:
         try:
             for fields in parser:
                 end = parser.line_num
-                if end - start > 1:
-                    if len(fields) != width:
-                        break
-                    text = "".join(lines[start:end])
-                else:
-                    text = lines[start]
-                if not text.isascii() and _is_broken(text):
+                text = lines[start] if end - start == 1 else "".join(lines[start:end])
+                kept = fields if len(fields) == width and not _is_broken(text) else None
+                if kept is None and end - start > 1:
                     break
-                result.append(
-                    Record(fields if len(fields) == width else None, self.covered + start + 1, _bare(text), end - start)
-                )
+                result.append(Record(kept, self.covered + start + 1, _bare(text), end - start))
                 start = end
         except csv.Error:
             pass  # the record that starts at ``start`` is looked at alone
@@ -156,7 +174,7 @@ class _Reader:
             fields = None
         if fields is not None and width is not None and len(fields) != width:
             fields = None
-        if any(not part.isascii() and _is_broken(part) for part in used):
+        if any(_is_broken(part) for part in used):
             fields = None
         count = len(used) if fields is not None else 1
         for _ in range(count):
@@ -182,6 +200,8 @@ class _Reader:
 
 def _is_broken(text: str) -> bool:
     """Whether a byte of it was not UTF-8."""
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ import polars as pl
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.delimited import transcode
 from data_assets.ingest.mapping import wanted_columns
-from data_assets.ingest.records import HELPERS, Records, Spool, no_rows, rename
+from data_assets.ingest.records import HELPERS, Records, Spool, no_rows, printable, rename
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -144,7 +144,7 @@ class _Keys:
     def _name(self, key: str) -> str:
         name = self._names.get(key)
         if name is None:
-            name = rename(key.strip(), self._naming) or "column"
+            name = rename(printable(key.strip()), self._naming) or "column"
             name = f"{name}_2" if name in HELPERS else name
             self._names[key] = name
             self._met[name] = None
@@ -223,7 +223,9 @@ def _lines(path: Path) -> Iterator[tuple[object, int, str]]:
 def _count_lines(path: Path) -> int:
     """Lines that are not blank, counted on the bytes."""
     with path.open("rb") as file:
-        return sum(1 for n, raw in enumerate(file) if (raw if n else raw.removeprefix(codecs.BOM_UTF8)).strip(b" \t\r\n"))
+        return sum(
+            1 for n, raw in enumerate(file) if (raw if n else raw.removeprefix(codecs.BOM_UTF8)).strip(b" \t\r\n")
+        )
 
 
 def _is_lines(path: Path) -> bool:
@@ -237,7 +239,10 @@ def _is_lines(path: Path) -> bool:
     if not lines or not lines[0].startswith(b"{"):
         return False
     return any(
-        x.startswith(b"{") and x.endswith(b"}") and len(x) > len(b"{}") and _decode(x.decode("utf-8", "replace")) is not None
+        x.startswith(b"{")
+        and x.endswith(b"}")
+        and len(x) > len(b"{}")
+        and _decode(x.decode("utf-8", "replace")) is not None
         for x in lines
     )
 

@@ -18,7 +18,7 @@ from data_assets.errors import ConfigurationError, MissingColumnsError, visible
 from data_assets.ingest.records import HELPERS, Records, rename
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from data_assets.config import PipelineConfig
 
@@ -34,12 +34,14 @@ class Source:
         value: the source's value, not yet of our type; ``None`` when the file has none.
         dtype: its type.
         uses: the file's columns that it is made of.
+        names: for SQL, the columns that it reads, as it spells them; ``bound`` provides them.
         unreadable: for SQL, whether a CAST in it could not read a text that was there.
     """
 
     value: pl.Expr | None
     dtype: pl.DataType
     uses: tuple[str, ...] = ()
+    names: tuple[tuple[str, pl.Expr], ...] = ()
     unreadable: pl.Expr | None = None
 
 
@@ -110,6 +112,15 @@ def sources(records: Records, relative: str, config: PipelineConfig) -> dict[str
     return result
 
 
+def bound(frame: pl.LazyFrame, found: Iterable[Source]) -> pl.LazyFrame:
+    """The frame with the columns that SQL reads, as it spells them, texts that mean "no value" null.
+
+    They may hide columns of the file, so what is taken from those directly has to be taken before.
+    """
+    names = {name: column for source in found for name, column in source.names}
+    return frame.with_columns(column.alias(name) for name, column in names.items()) if names else frame
+
+
 def blank_to_null(column: pl.Expr, nulls: Sequence[str]) -> pl.Expr:
     """Text without the texts that mean "no value", also when spaces stand around them.
 
@@ -152,40 +163,34 @@ def _parse(name: str, sql: str) -> pl.Expr:
         raise _refused(name, sql, str(problem), ()) from problem
 
 
-def _from_sql(name: str, sql: str, records: Records, schema: Mapping[str, pl.DataType], config: PipelineConfig) -> Source:
+def _from_sql(
+    name: str, sql: str, records: Records, schema: Mapping[str, pl.DataType], config: PipelineConfig
+) -> Source:
     """The expression over the file's columns; names may be spelled as in the file's header."""
     expression = _parse(name, lenient(sql))
     if "strict_cast" in str(expression):
         raise _refused(name, sql, "write CAST(x AS type) instead of x::type", records.columns)
-    columns: dict[str, pl.Expr] = {}
+    names: dict[str, pl.Expr] = {}
     uses = []
-    for root in expression.meta.root_names():
+    for root in dict.fromkeys(expression.meta.root_names()):
         found = find(root, records.columns, config.source.column_naming)
         if found is None:
             raise _refused(name, sql, f"the file has no column {visible(root)}", records.columns)
         uses.append(found)
         plain = pl.col(found)
-        columns[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
+        names[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
+    sample = pl.DataFrame(
+        {r: [None, None] for r in names}, schema={r: schema[u] for r, u in zip(names, uses, strict=True)}
+    )
     try:
-        bound = pl.LazyFrame(schema={r: schema[u] for r, u in zip(columns, uses, strict=True)}).select(expression)
-        dtype = bound.collect_schema().dtypes()[0]
+        probe = sample.select(expression)
     except (pl.exceptions.PolarsError, PanicException) as problem:
         raise _refused(name, sql, str(problem).partition("\n")[0], records.columns) from problem
-    if not (expression.meta.is_row_separable() or expression.meta.is_literal()):
-        raise _refused(name, sql, "it reads more than one row", records.columns)
-    failed = [
-        _bound(pl.sql_expr(arg), columns).is_not_null() & _bound(pl.sql_expr(cast), columns).is_null()
-        for arg, cast in _casts(sql)
-    ]
+    if names and probe.height != sample.height:
+        raise _refused(name, sql, "it makes one value of many rows", records.columns)
+    failed = [pl.sql_expr(arg).is_not_null() & pl.sql_expr(cast).is_null() for arg, cast in _casts(sql)]
     unreadable = pl.any_horizontal(failed) if failed else None
-    return Source(_bound(expression, columns), dtype, tuple(uses), unreadable)
-
-
-def _bound(expression: pl.Expr, columns: Mapping[str, pl.Expr]) -> pl.Expr:
-    """``expression`` with its names replaced, by way of a struct whose fields bear them."""
-    if not columns:
-        return expression
-    return pl.struct([e.alias(n) for n, e in columns.items()]).struct.with_fields(__it=expression).struct.field("__it")
+    return Source(expression, probe.dtypes[0], tuple(uses), tuple(names.items()), unreadable)
 
 
 def _refused(name: str, sql: str, why: str, columns: Sequence[str]) -> ConfigurationError:

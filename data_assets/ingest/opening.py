@@ -41,7 +41,8 @@ def detect_format(path: Path) -> str:
     if kind is None:
         raise SourceFileError(
             f"{visible(str(path))}: its name tells no format that can be read.",
-            f"Known endings: {', '.join(FORMATS)}, each also with .gz or .zst. Rename the file or narrow source.patterns.",
+            f"Known endings: {', '.join(FORMATS)}, each also with .gz or .zst. "
+            "Rename the file or narrow source.patterns.",
             path=str(path),
         )
     return kind + packed

@@ -112,28 +112,52 @@ class Spool:
             + [(LINE, pa.int64()), (RECORD, pa.string()), (MALFORMED, pa.bool_()), (EMPTY, pa.bool_())]
         )
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
-        self._chunk: list[Sequence[str | None]] = []
-        self._helpers: list[tuple[int, str, bool, bool]] = []
+        self._fields: list[Sequence[str | None]] = []
+        self._lines: list[int] = []
+        self._records: list[str] = []
+        self._malformed: list[bool] = []
+        self._empty: list[bool] = []
         self._characters = 0
         self._nothing: tuple[None, ...] = (None,) * len(self.columns)
 
     def add(self, fields: Sequence[str | None] | None, line: int, record: str, *, empty: bool = False) -> None:
         """One record; ``fields`` is ``None`` when it is malformed or empty."""
-        self._chunk.append(self._nothing if fields is None else fields)
-        self._helpers.append((line, record, fields is None and not empty, empty))
+        self._fields.append(self._nothing if fields is None else fields)
+        self._lines.append(line)
+        self._records.append(record)
+        self._malformed.append(fields is None and not empty)
+        self._empty.append(empty)
         self._characters += len(record)
-        if len(self._chunk) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
+        if len(self._fields) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
+            self._flush()
+
+    def extend(self, fields: Sequence[Sequence[str | None] | None], lines: Sequence[int], records: list[str]) -> None:
+        """Some records, with the physical lines they start on and their texts; fields ``None``: malformed.
+
+        A record that is blank, or whose fields all are, is empty.
+        """
+        some = [any(f) if f is not None else bool(r) for f, r in zip(fields, records, strict=True)]
+        malformed = [f is None and s for f, s in zip(fields, some, strict=True)]
+        self._fields += [self._nothing if f is None else f for f in fields]
+        self._lines += lines
+        self._records += records
+        self._malformed += malformed
+        self._empty += [not s for s in some]
+        self._characters += sum(map(len, records))
+        if len(self._fields) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._chunk:
+        if not self._fields:
             return
-        columns = [_text_array(values) for values in zip(*self._chunk, strict=True)]
-        lines, records, malformed, empty = zip(*self._helpers, strict=True)
-        columns += [pa.array(lines, pa.int64()), _text_array(records), pa.array(malformed), pa.array(empty)]
+        columns = [_text_array(values) for values in zip(*self._fields, strict=True)]
+        columns += [pa.array(self._lines, pa.int64()), _text_array(self._records)]
+        columns += [pa.array(self._malformed), pa.array(self._empty)]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-        self.rows += len(self._chunk)
-        self._chunk, self._helpers, self._characters = [], [], 0
+        self.rows += len(self._fields)
+        for values in (self._fields, self._lines, self._records, self._malformed, self._empty):
+            values.clear()
+        self._characters = 0
 
     def __enter__(self) -> Self:
         return self
@@ -160,8 +184,12 @@ def _text_array(values: Sequence[str | None]) -> pa.Array:
 
 
 def printable(text: str) -> str:
-    r"""``text`` fit for UTF-8: a byte that could not be decoded is shown as ``\xff``, half a character as ``\ud800``."""
+    r"""``text`` fit for UTF-8: a byte that could not be decoded becomes ``\xff``, half a character ``\ud800``."""
     return "".join(
-        c if not "\ud800" <= c <= "\udfff" else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+        c
+        if not "\ud800" <= c <= "\udfff"
+        else f"\\x{ord(c) - 0xDC00:02x}"
+        if "\udc80" <= c <= "\udcff"
+        else ascii(c)[1:-1]
         for c in text
     )

@@ -46,7 +46,7 @@ def time(
 ) -> pl.LazyFrame:
     """Column ``name`` as wall time of ``zone``, null where it cannot be read."""
     column = pl.col(name)
-    if dtype == pl.Datetime or dtype == pl.Date:
+    if isinstance(dtype, pl.Datetime | pl.Date):
         known = column.cast(pl.Datetime("us"))
         if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
             known = column.dt.cast_time_unit("us").dt.convert_time_zone(zone).dt.replace_time_zone(None)
@@ -57,10 +57,7 @@ def time(
     if dtype != pl.String:
         return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
     first, rest = f"{name}__first", f"{name}__rest"
-    if formats:
-        quick = pl.coalesce([_formatted(column, f, zone) for f in formats])
-    else:
-        quick = _common(column, form, zone)
+    quick = pl.coalesce([_formatted(column, f, zone) for f in formats]) if formats else _common(column, form, zone)
     return (
         frame.with_columns(quick.alias(first))
         .with_columns(pl.when(pl.col(first).is_null()).then(column).str.strip_chars().alias(rest))

@@ -216,7 +216,7 @@ def _findings(
     if not conservation.rows_in and not events.is_unusual and (events.low is None or events.low > 0):
         found.append(Finding("warn", "No rows came in", "no file holds rows of this day"))
     if missing:
-        names = ", ".join(text.short_date(d) for d in missing[:5]) + (" …" if len(missing) > 5 else "")  # noqa: PLR2004
+        names = ", ".join(text.short_date(d) for d in missing[:5]) + (" …" if len(missing) > 5 else "")
         found.append(
             Finding(
                 "info",

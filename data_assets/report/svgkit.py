@@ -175,7 +175,7 @@ def _frame(slots: Sequence[Slot], *, has_foot: bool = True) -> list[Markup]:
     ]
     parts.append(tag("line", cls="base", x1=0, x2="100%", y1=PLOT, y2=PLOT))
     ticks = [(0, "0%", None), (len(slots) - 1, "100%", "end")]
-    if len(slots) > 4:  # noqa: PLR2004  room for a third
+    if len(slots) > 4:
         ticks.insert(1, (len(slots) // 2, _pc((len(slots) // 2 + 0.5) * width), "middle"))
     if len(slots) == 1:
         ticks = ticks[1:]
@@ -267,7 +267,7 @@ def day_line(
             above = y(now) - 9
             parts.append(
                 tag("text", axis.word(now), cls="lab hot" if is_loud else "lab", x="100%",
-                    y=above if above > 10 else y(now) + 18, text_anchor="end")  # noqa: PLR2004  the top edge
+                    y=above if above > 10 else y(now) + 18, text_anchor="end")
             )  # fmt: skip
     return _chart(CHART, label, [*parts, *_frame(slots)], "ch gut")
 
@@ -307,14 +307,14 @@ def histogram(figures: Histogram, word: Callable[[float], str], marks: Sequence[
     for row, (p, words) in enumerate(shown):
         level = 10 + LABELS_APART * (row % 3)
         parts.append(tag("line", cls="mk", x1=_pc(p), x2=_pc(p), y1=level + 3, y2=base))
-        is_left = p > 0.55  # noqa: PLR2004  beyond the middle the label stands on the left
+        is_left = p > 0.55
         parts.append(
             tag("text", words, cls="lab", x=_pc(p), y=level + 2, dx=-5 if is_left else 5,
                 text_anchor="end" if is_left else None)
         )  # fmt: skip
     for tick in _log_ticks(start, end) if figures.is_log else _ticks(start, end):
         p = place(tick)
-        anchor = None if p < 0.04 else "end" if p > 0.96 else "middle"  # noqa: PLR2004  the edges
+        anchor = None if p < 0.04 else "end" if p > 0.96 else "middle"
         parts.append(tag("line", cls="base", x1=_pc(p), x2=_pc(p), y1=base, y2=base + 4))
         parts.append(tag("text", word(tick), cls="ax", x=_pc(p), y=base + 18, text_anchor=anchor))
     return _chart(height, label, parts, "ch gut")
@@ -345,8 +345,8 @@ def _log_ticks(start: float, end: float) -> list[float]:
     known += [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 432000, 864000]
     known += [86400 * 10.0**p for p in range(2, 12)]
     inside = [k for k in known if start <= k <= end]
-    whole = [k for k in inside if k in (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 43200) or k >= 864000]  # noqa: PLR2004
-    return whole[:: -(-len(whole) // 7)] if len(inside) > 7 else inside  # noqa: PLR2004
+    whole = [k for k in inside if k in (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 43200) or k >= 864000]
+    return whole[:: -(-len(whole) // 7)] if len(inside) > 7 else inside
 
 
 def share_bar(share: float, tick: float | None = None, *, is_loud: bool = False) -> Markup:

@@ -52,7 +52,7 @@ def amount(value: object) -> str:
     size = abs(number)
     if size >= UNREADABLE:
         return _sign(f"{number:.3g}")
-    if size >= 10_000 or number == int(number):  # noqa: PLR2004  five digits say enough
+    if size >= 10_000 or number == int(number):
         return _sign(f"{number:,.0f}")
     if size >= 1:
         return _sign(f"{number:,.2f}")
@@ -71,7 +71,7 @@ def seconds(value: object) -> str:
     shown = size / scale
     if shown >= UNREADABLE:
         digits = f"{shown:.3g}"
-    elif shown >= 10 or shown == int(shown):  # noqa: PLR2004  two digits say enough
+    elif shown >= 10 or shown == int(shown):
         digits = f"{shown:,.0f}"
     else:
         digits = f"{shown:.1f}" if shown >= 1 else f"{shown:.2g}"
@@ -112,7 +112,7 @@ def limit(value: float) -> str:
 def compact(value: float) -> str:
     """A number for an axis: 48k, 1.2M."""
     size = abs(value)
-    if size >= 1e15:  # noqa: PLR2004  beyond words
+    if size >= 1e15:
         return _sign(f"{value:.1e}")
     for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if size >= scale:

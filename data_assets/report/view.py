@@ -91,7 +91,7 @@ def change(headline: Headline) -> str:
     size = abs(headline.change) * 100
     if headline.kind == "rate":
         return f"{arrow} {size:.2f} pts"
-    return f"{arrow} {size:,.1f}%" if size < 100 else f"{arrow} {text.compact(size)}%"  # noqa: PLR2004  whole per cents do
+    return f"{arrow} {size:,.1f}%" if size < 100 else f"{arrow} {text.compact(size)}%"
 
 
 def _band(headline: Headline) -> tuple[Number, Number] | None:

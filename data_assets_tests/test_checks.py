@@ -1,0 +1,193 @@
+"""Every check, on a day that keeps it and on a day with one bad row that it must catch."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import polars as pl
+import pytest
+from dagster import AssetKey, AssetSpec, DagsterInstance, DailyPartitionsDefinition, Definitions
+
+from data_assets import checks, staging
+from data_assets.config import PipelineConfig
+from data_assets.contracts import tables
+from data_assets.storage import DayLog, Finding
+
+TABLES = tables("int64")
+NOON = dt.datetime.fromisoformat("2024-03-01T12:00:00")
+
+
+def events(**changed: object) -> pl.DataFrame:
+    row = {
+        "user_id": 1,
+        "session_start": NOON,
+        "session_end": NOON,
+        "event_type": "view",
+        "value": 1.0,
+        "metadata": None,
+        "source_file": "a.csv",
+        "source_line": 2,
+    }
+    return pl.DataFrame([row, row | changed], schema=TABLES["raw_events"].schema)
+
+
+def rows(table: str, *given: dict[str, object]) -> pl.LazyFrame:
+    return pl.DataFrame(list(given), schema=TABLES[table].schema).lazy()
+
+
+SESSIONS = {
+    "user_id": 1, "total_sessions": 2, "avg_duration": 1.0, "max_duration": 1.0, "min_duration": 1.0,
+    "total_value": 1.0, "mean_value": 1.0, "anomaly_count": 0,
+}  # fmt: skip
+TYPES = {
+    "event_type": "view", "count": 2, "proportion": 1.0, "cumulative": 1.0, "chi_square": 0.0,
+    "degrees_of_freedom": 0, "p_value": 1.0, "cramers_v": None,
+}  # fmt: skip
+STATISTICS = {
+    "column_name": "value", "count": 2, "null_count": 0, "mean": 1.0, "std": 0.0, "min": "1.0", "p25": 1.0,
+    "p50": 1.0, "p75": 1.0, "max": "1.0", "n_unique": 1,
+}  # fmt: skip
+OUTLIER = {
+    "user_id": 1, "session_start": NOON, "session_end": None, "event_type": "view", "value": 9.0, "metadata": None,
+    "outlier_score": 3.0, "iqr_lower": 0.0, "iqr_upper": 2.0, "source_file": "a.csv", "source_line": 2,
+}  # fmt: skip
+KPIS = {
+    "rows_in": 3, "valid": 2, "quarantined": 1, "duplicate": 0, "late": 0, "users": 1, "sessions": 2, "events": 2,
+    "value": 2.0, "avg_duration": 1.0, "median_duration": 1.0, "anomalies": 0, "outliers": 0,
+}  # fmt: skip
+
+
+def by_file(**changed: int) -> pl.DataFrame:
+    row = {"path": "a.csv", "content_hash": "x", "rows": 100, "valid": 97, "quarantined": 2, "duplicate": 1, "late": 0}
+    return pl.DataFrame([row | changed], schema=staging.BY_FILE)
+
+
+@pytest.mark.parametrize(
+    ("table", "good", "bad"),
+    [
+        ("raw_events", {}, {"event_type": None}),
+        ("raw_events", {}, {"source_line": 0}),
+        ("session_metrics", SESSIONS, SESSIONS | {"total_sessions": 0, "user_id": 2}),
+        ("session_metrics", SESSIONS, SESSIONS),  # the same user twice
+        ("outliers", OUTLIER, OUTLIER | {"iqr_lower": None}),
+        ("event_distribution", TYPES, TYPES | {"event_type": "x", "proportion": 1.5}),
+        ("summary_statistics", STATISTICS, STATISTICS | {"column_name": "x", "n_unique": -1}),
+        ("daily_kpis", KPIS, KPIS | {"users": -1}),
+    ],
+)
+def test_contract_catches_one_bad_row(table: str, good: dict[str, object], bad: dict[str, object]) -> None:
+    contract = TABLES[table]
+    if table == "raw_events":
+        assert checks.contract(contract, events().lazy()).passed
+        found = checks.contract(contract, events(**bad).lazy())
+    else:
+        assert checks.contract(contract, rows(table, good)).passed
+        found = checks.contract(contract, rows(table, good, bad))
+    assert not found.passed
+    assert found.severity == "ERROR"
+
+
+def test_contract_sees_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "BATCH_ROWS", 1)
+    contract = TABLES["session_metrics"]
+    users = [SESSIONS | {"user_id": n} for n in range(5)]
+    assert checks.contract(contract, rows("session_metrics", *users)).passed
+    assert not checks.contract(contract, rows("session_metrics", *users, SESSIONS | {"anomaly_count": -1})).passed
+    repeated = checks.contract(contract, rows("session_metrics", *users, SESSIONS | {"user_id": 4}))
+    assert not repeated.passed
+    assert "different keys" in repeated.observed
+
+
+@pytest.mark.parametrize("reasons", [[], ["no_such_reason"], ["missing_user_id", "no_such_reason"]])
+def test_quarantine_needs_known_reasons(reasons: list[str]) -> None:
+    def quarantined(codes: list[str]) -> pl.LazyFrame:
+        row = {
+            "source_file": "a", "source_line": 1, "reasons": codes, "record": "x", "home_day": dt.date(2024, 3, 1)
+        }  # fmt: skip
+        return rows("quarantined_events", row)
+
+    table = TABLES["quarantined_events"]
+    assert checks.known_reasons(table, quarantined(["missing_user_id", "unreadable_value"])).passed
+    assert not checks.known_reasons(table, quarantined(reasons)).passed
+
+
+def test_conservation_names_the_file_that_lost_a_row() -> None:
+    assert checks.conservation(by_file()).passed
+    found = checks.conservation(by_file(valid=96))
+    assert not found.passed
+    assert "a.csv with 100 rows against 99" in found.observed
+
+
+def test_conservation_is_per_file_not_in_total() -> None:
+    both = pl.concat([by_file(valid=96), by_file(valid=98).with_columns(path=pl.lit("b.csv"))])
+    assert not checks.conservation(both).passed
+
+
+def test_quarantine_rate() -> None:
+    assert checks.quarantine_rate(by_file(), 0.02).passed
+    assert not checks.quarantine_rate(by_file(quarantined=3), 0.02).passed
+    assert checks.quarantine_rate(by_file().clear(), 0.0).passed
+
+
+def test_counts_that_differ_by_one() -> None:
+    assert checks.equal("x", ("sessions", 5), ("events", 5)).passed
+    found = checks.equal("x", ("sessions", 5), ("events", 6))
+    assert not found.passed
+    assert found.observed == "5 sessions ≠ 6 events"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 2.0])
+def test_an_outlier_inside_its_fences(value: float) -> None:
+    assert checks.outside_fences(rows("outliers", OUTLIER)).passed
+    assert not checks.outside_fences(rows("outliers", OUTLIER, OUTLIER | {"value": value})).passed
+
+
+def test_proportions() -> None:
+    halves = [
+        TYPES | {"event_type": t, "count": 1, "proportion": 0.5, "cumulative": c} for t, c in (("a", 0.5), ("b", 1))
+    ]
+    assert checks.proportions_sum_to_one(rows("event_distribution", *halves).collect()).passed
+    assert checks.proportions_sum_to_one(TABLES["event_distribution"].empty()).passed
+    for wrong in ({"proportion": 0.5001}, {"cumulative": 0.9999}):
+        frame = rows("event_distribution", halves[0], halves[1] | wrong).collect()
+        assert not checks.proportions_sum_to_one(frame).passed
+
+
+def test_column_counts() -> None:
+    frame = rows("summary_statistics", STATISTICS).collect()
+    assert checks.column_counts(frame, 2).passed
+    assert not checks.column_counts(frame, 3).passed
+
+
+@pytest.mark.parametrize("wrong", ["rows_in", "sessions", "events", "valid"])
+def test_kpis_agree(wrong: str) -> None:
+    assert checks.kpis_agree(KPIS).passed  # type: ignore[arg-type]
+    assert not checks.kpis_agree(KPIS | {wrong: KPIS[wrong] + 1}).passed  # type: ignore[operator, arg-type]
+
+
+def test_every_day_done_fails_the_run_and_names_the_day(tmp_path) -> None:
+    config = PipelineConfig(data_dir=tmp_path, start_date=dt.date(2024, 3, 1))
+    partitions = DailyPartitionsDefinition("2024-03-01")
+    [done] = checks.completeness_checks(config, ["raw_events"], partitions)
+    log = DayLog(config.lake_dir)
+    log.record("raw_events", "2024-03-02", [Finding("x", passed=False, observed="too bad")], refused="too bad")
+    spec = AssetSpec("raw_events", partitions_def=partitions)
+    job = Definitions(assets=[spec], asset_checks=[done]).resolve_implicit_global_asset_job_def()
+    tags = {"dagster/asset_partition_range_start": "2024-03-01", "dagster/asset_partition_range_end": "2024-03-03"}
+    with DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        assert not result.success
+        [evaluation] = result.get_asset_check_evaluations()
+        assert (evaluation.partition, evaluation.passed) == ("2024-03-02", False)
+        assert evaluation.metadata["observed"].value == "too bad"
+        log.record("raw_events", "2024-03-02", [])
+        assert job.execute_in_process(instance=instance, tags=tags, raise_on_error=False).success
+
+
+def test_every_check_is_declared_for_the_asset_that_it_judges() -> None:
+    partitions = DailyPartitionsDefinition("2024-03-01")
+    for table in TABLES:
+        names = [spec.name for spec in checks.specs(table, partitions)]
+        assert len(names) == len(set(names))
+        assert all(spec.blocking and spec.description for spec in checks.specs(table, partitions))
+        assert all(spec.asset_key == AssetKey(table) for spec in checks.specs(table, partitions))

@@ -1,0 +1,508 @@
+"""The whole graph on the small days in ``fixtures/``: every cell, every failure, every promise about runs.
+
+Here: runs of the job ``all_days`` in this process, and the command line on the same days. Expected are the tables in
+``fixtures/expected`` and those of the SQL oracle. Not here: how one file is read (``test_ingest.py``), single metrics
+(``test_metrics.py``), a real month (``test_flights.py``), real processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import gzip
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from dagster import AssetKey, AssetRecordsFilter
+
+from data_assets import checks, ingest, staging
+from data_assets.cli import main
+from data_assets.config import COLUMNS, load_config
+from data_assets.contracts import REASONS
+from data_assets.definitions import TABLES_WITH_DAYS, build_definitions
+from data_assets.storage import scratch_folder
+from data_assets_tests import oracle
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+EXPECTED = FIXTURES / "expected"
+DAYS = [f"2024-03-0{n}" for n in range(1, 10)]
+EMPTY_DAYS = ["2024-03-02", "2024-03-08"]  # a file with a header only; no file at all
+WAREHOUSE = ("session_metrics", "event_distribution", "summary_statistics", "daily_kpis")
+LAKE = ("raw_events", "quarantined_events", "outliers")
+BELOW = ("session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis", "daily_report")
+
+
+@pytest.fixture(scope="module")
+def made(project_at, tmp_path_factory):
+    """The fixtures after one run of all their days. Not to be changed: ``again`` is for that."""
+    source = tmp_path_factory.mktemp("source") / "project"
+    shutil.copytree(FIXTURES, source, ignore=shutil.ignore_patterns("data", ".dagster", "*.py", "expected"))
+    project = project_at(source, source)
+    opened = []
+    real = ingest.open_records
+
+    def counting(path, relative, *args, **kwargs):
+        opened.append((relative, kwargs.get("require_columns", True)))
+        return real(path, relative, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest, "open_records", counting)
+        project.result = project.run(DAYS[0], DAYS[-1])
+    project.opened = opened
+    return project
+
+
+@pytest.fixture
+def again(made, project_at, tmp_path):
+    """The same project with everything that was made, in a folder where it may be changed."""
+    return project_at(made.root, tmp_path / "project")
+
+
+def expected(name, schema):
+    """A file of fixtures/expected, typed as the project's table."""
+    with (EXPECTED / f"{name}.csv").open(encoding="utf-8", newline="") as source:
+        header, *rows = list(csv.reader(source))
+    assert header == list(schema)
+    frame = pl.DataFrame({n: pl.Series([r[i] or None for r in rows], dtype=pl.String) for i, n in enumerate(header)})
+    return frame.select(_typed(name, dtype) for name, dtype in schema.items()).rows()
+
+
+def _typed(name, dtype):
+    if dtype == pl.Datetime:
+        return pl.col(name).str.replace("T", " ", literal=True).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us")
+    return pl.col(name).str.to_date() if dtype == pl.Date else pl.col(name).cast(dtype)
+
+
+def _days(name):
+    """The oracle describes no columns where there are no rows; the project says that there are none."""
+    return [d for d in DAYS if d not in EMPTY_DAYS] if name == "summary_statistics" else DAYS
+
+
+def partition_bytes(project):
+    """Every Parquet file that readers outside see, by its place."""
+    return {
+        str(path.relative_to(project.config.lake_dir)): path.read_bytes()
+        for path in project.config.lake_dir.glob("*/date=*/data.parquet")
+    }
+
+
+# ---- What the tables hold ----------------------------------------------------------------------------------------
+
+
+def test_the_run_succeeds_and_every_day_is_done(made):
+    assert [e.message for e in made.result.all_events if e.is_failure] == []
+    assert made.result.success
+    assert sorted(made.log.finished()) == DAYS
+    assert made.stale() == []
+    for name in (*TABLES_WITH_DAYS, "quarantined_events"):
+        assert made.materialized(name) == DAYS
+    assert all((made.config.reports_dir / day / "report.html").stat().st_size > 1_000 for day in DAYS)
+
+
+@pytest.mark.parametrize("name", ["raw_events", "outliers", *WAREHOUSE])
+def test_every_cell_is_as_expected(made, name):
+    found = made.table(name, _days(name))
+    oracle.compare(found, expected(name, found.schema))
+
+
+def test_quarantined_rows_are_as_expected(made):
+    found = made.table("quarantined_events", DAYS)
+    shown = found.select("date", "source_file", "source_line", pl.col("reasons").list.join(" "))
+    assert shown.rows() == expected("quarantined_events", shown.schema)
+    records = {
+        line: text
+        for file, line, text in found.select("source_file", "source_line", "record").rows()
+        if "03.csv" in file
+    }
+    assert records[4] == "201,2024-03-03 08:05:00,2024-03-03 08:06:00,view"
+    assert records[5] == ""
+    assert records[16] == r"202,2024-03-03 09:20:00,2024-03-03 09:21:00,view,2,caf\xe9"
+    assert found["home_day"].to_list() == found["date"].to_list()
+
+
+def test_the_first_day_worked_out_by_hand(made):
+    # User 101: 600 s; 08:30 until the next known end 09:05, 2100 s; 300 s; late 1800 s. 102: 0, -300 and 3600 s.
+    assert made.table("session_metrics", DAYS[:1]).drop("date").rows() == [
+        (101, 4, 1200.0, 2100.0, 300.0, 41.5, 10.38, 0),
+        (102, 3, 1100.0, 3600.0, 3600.0, 115.0, 38.33, 2),
+        (103, 2, 1200.5, 1200.5, 1200.5, None, None, 0),
+        (104, 2, 600.0, 1200.0, 0.0, 21.5, 10.75, 0),
+    ]
+
+
+@pytest.mark.parametrize("name", ["outliers", *WAREHOUSE])
+def test_every_cell_is_the_oracles(made, name):
+    """The same SQL over the lake's own Parquet: what the metrics make of what was really stored."""
+    with duckdb.connect() as con:
+        con.sql(f"CREATE VIEW events AS SELECT * FROM {oracle.events_of_lake(str(made.config.lake_dir))}")
+        con.sql(
+            "CREATE VIEW counts AS SELECT date, rows_in, valid, quarantined, duplicate, late "
+            f"FROM read_csv('{EXPECTED / 'daily_kpis.csv'}')"
+        )
+        theirs = oracle.rows(con, getattr(oracle, name)())
+    oracle.compare(made.table(name, _days(name)), theirs)
+
+
+def test_empty_days_have_empty_tables_and_a_report(made):
+    for day in EMPTY_DAYS:
+        for name in (*LAKE, "session_metrics", "event_distribution"):
+            assert made.table(name, [day]).is_empty()
+        described = made.table("summary_statistics", [day]).drop("date", "column_name")
+        assert described.unique().rows() == [(0, 0, None, None, None, None, None, None, None, 0)]
+
+
+def test_every_row_is_accounted_for_by_file_and_day(made):
+    found = []
+    for day in DAYS:
+        notes = staging.noted_files(made.lake.notes("raw_events", day))
+        found += [(dt.date.fromisoformat(day), *row) for row in notes.drop("content_hash").rows()]
+    schema = pl.Schema({"date": pl.Date} | {n: t for n, t in staging.BY_FILE.items() if n != "content_hash"})
+    wanted = expected("files", schema)
+    assert found == wanted
+    assert all(rows == valid + quarantined + duplicate for _, _, rows, valid, quarantined, duplicate, _ in wanted)
+    # And against the stored rows themselves, and against the files.
+    for name, column in (("raw_events", 3), ("quarantined_events", 4)):
+        stored = made.table(name, DAYS).group_by("date", "source_file").len().rows()
+        stored = {(day, file): rows for day, file, rows in stored}
+        assert stored == {(row[0], row[1]): row[column] for row in wanted if row[column]}
+    by_path = {path: sum(r[2] for r in wanted if r[1] == path) for _, path, *_ in wanted}
+    assert by_path == dict(made.ledger().group_by("path").agg(pl.sum("rows")).iter_rows())
+
+
+def test_each_format_and_compression_occurs(made):
+    kinds = {f"{kind}{packed}" for kind in ("csv", "json", "jsonl", "parquet") for packed in ("", ".gz", ".zst")}
+    assert set(made.ledger()["format"]) == kinds
+
+
+def test_each_reason_occurs(made, tmp_path):
+    """The three that need a column to be required: the dirty day again, with all columns required."""
+    quarantined = made.table("quarantined_events", DAYS)
+    reasons = set(quarantined["reasons"].explode())
+    strict = load_config(made.root / "pipeline.yaml", env={"DATA_ASSETS_SOURCE__REQUIRED": json.dumps(COLUMNS)})
+    days = ["2024-03-03"]
+    ledger = made.ledger().filter(pl.col("day") == dt.date(2024, 3, 3))
+    with scratch_folder(tmp_path) as scratch:
+        staged, refused = staging.stage(strict, ledger, days, scratch)
+        assert refused == {}
+        more = set(staged[days[0]].quarantined.select(pl.col("reasons").explode()).collect()["reasons"])
+    assert reasons == set(REASONS) - {"missing_session_end", "missing_value", "missing_metadata"}
+    assert more == set(REASONS)
+
+
+def test_the_generator_makes_the_committed_files(tmp_path):
+    spec = importlib.util.spec_from_file_location("make_fixtures", FIXTURES / "make_fixtures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write(tmp_path)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert names == sorted(module.contents())
+
+    def content(path):  # compressors may pack the same content differently from version to version
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        elif path.suffix == ".zst":
+            data = pa.CompressedInputStream(pa.BufferReader(data), "zstd").read()
+        return pl.read_parquet(data).to_dict(as_series=False) if ".parquet" in path.name else data
+
+    for name in names:
+        assert content(tmp_path / name) == content(FIXTURES / "raw" / name), name
+
+
+def test_the_golden_summary_of_the_first_report(made):
+    """To accept a change: UPDATE_GOLDEN=1 pytest data_assets_tests/test_graph.py -k golden, and read the diff."""
+    golden = EXPECTED / "summary_2024-03-01.json"
+    summary = json.loads((made.config.reports_dir / DAYS[0] / "summary.json").read_text(encoding="utf-8"))
+    assert summary.pop("versions")["data_assets"]
+    for name in ("duration_histogram", "value_histogram"):  # their edges are powers of ten in floats
+        bins = summary.pop(name)["bins"]
+        assert sum(b["count"] for b in bins) > 0
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert summary == json.loads(golden.read_text(encoding="utf-8"))
+
+
+# ---- What a run promises -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_opened_once_for_all_its_days(made):
+    """Once by the ledger, which only looks at times, and once by the run; 2024-03-04's file holds two days."""
+    paths = sorted(made.ledger()["path"].unique())
+    assert sorted(path for path, is_run in made.opened if is_run) == paths
+    assert sorted(path for path, is_run in made.opened if not is_run) == paths
+    assert made.ledger().filter(pl.col("path") == "events_2024-03-04.jsonl.gz").height == 2
+
+
+def test_same_input_same_bytes_whatever_the_order_and_the_folder(made, project_at, tmp_path):
+    source = shutil.copytree(made.root, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("data"))
+    other = project_at(source, source)
+    for day in reversed(DAYS):
+        assert other.run(day).success
+    ours, theirs = partition_bytes(made), partition_bytes(other)
+    assert len(ours) == len(LAKE) * len(DAYS)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    for name in WAREHOUSE:
+        assert made.table(name, DAYS).equals(other.table(name, DAYS)), name
+    assert made.log.finished() == other.log.finished()
+
+
+def test_a_bad_day_does_not_cost_the_good_ones(again):
+    before = {name: again.table(name, DAYS) for name in (*LAKE, *WAREHOUSE)}
+    report = {day: (again.config.reports_dir / day / "report.html").read_bytes() for day in DAYS}
+    finished = again.log.finished()
+    (again.raw / "more_2024-03-06.csv").write_text("who,when\n1,2024-03-06 10:00:00\n")
+    (again.raw / "more_2024-03-07.csv").write_text(
+        "user_id,session_start,event_type\n" + "x,2024-03-07 10:00:00,view\n" * 9
+    )
+    (again.raw / "more_2024-03-01.csv").write_text("user_id,session_start,event_type\n199,2024-03-01 10:00:00,view\n")
+    assert again.stale() == ["2024-03-01", "2024-03-06", "2024-03-07"]
+
+    result = again.run(DAYS[0], DAYS[-1])
+
+    assert not result.success
+    good = [d for d in DAYS if d not in ("2024-03-06", "2024-03-07")]
+    over = [d for d in DAYS if d != "2024-03-06"]  # over the limit: shown, with nothing built on it
+    assert again.materialized("raw_events") == again.materialized("quarantined_events") == over
+    for name in BELOW:
+        assert again.materialized(name) == good, name
+    assert again.stale() == ["2024-03-06", "2024-03-07"]
+    # The bad days keep what they had; the good ones are new.
+    for name in (*LAKE, *WAREHOUSE):
+        days = ["2024-03-06"] if name in ("raw_events", "quarantined_events") else ["2024-03-06", "2024-03-07"]
+        kept = before[name].filter(pl.col("date").is_in([dt.date.fromisoformat(d) for d in days]))
+        assert again.table(name, days).equals(kept), name
+    for day in ("2024-03-06", "2024-03-07"):
+        assert (again.config.reports_dir / day / "report.html").read_bytes() == report[day]
+        assert again.log.finished()[day] == finished[day]
+    assert again.table("daily_kpis", DAYS[:1])["valid"].to_list() == [12]
+    assert (again.config.reports_dir / DAYS[0] / "report.html").read_bytes() != report[DAYS[0]]
+    assert again.table("quarantined_events", ["2024-03-07"]).height == 9
+    # Shown as failed, with the reason.
+    columns = "more_2024-03-06.csv: required column(s) missing: user_id, session_start, event_type"
+    rate = "quarantine_rate: 75.00% of 12 rows (limit 60.00%)"
+    assert columns in again.log.refusals("raw_events", DAYS)["2024-03-06"]
+    failed = {e.step_key: e.event_specific_data.error.message for e in result.all_events if e.is_step_failure}
+    assert set(failed) == {f"{name}_every_day_done" for name in TABLES_WITH_DAYS}
+    for message in failed.values():
+        assert "2 of 9 days refused; they keep what they had" in message
+        assert columns in message
+        assert rate in message
+    judged = {
+        (e.asset_key.to_user_string(), e.check_name, e.partition): e.passed
+        for e in result.get_asset_check_evaluations()
+    }
+    for name in TABLES_WITH_DAYS:
+        assert judged[name, "every_day_done", "2024-03-06"] is False
+        assert judged[name, "every_day_done", "2024-03-07"] is False
+    assert judged["raw_events", "quarantine_rate", "2024-03-07"] is False
+    assert judged["raw_events", "quarantine_rate", "2024-03-01"] is True
+
+    # A later run of a downstream table alone finds the refusal, not the old rows of the day or the bad ones.
+    for day, reason in (("2024-03-06", columns), ("2024-03-07", rate)):
+        later = again.run(day, only=["session_metrics"])
+        assert not later.success
+        messages = "\n".join(e.event_specific_data.error.message for e in later.all_events if e.is_step_failure)
+        assert f"raw_events of {day} was refused" in messages
+        assert reason in messages
+        assert "Mend the cause named above" in messages
+    assert again.table("session_metrics", ["2024-03-07"]).equals(
+        before["session_metrics"].filter(date=dt.date(2024, 3, 7))
+    )
+
+    # Mended: the same range is done, and nothing is left.
+    (again.raw / "more_2024-03-06.csv").unlink()
+    (again.raw / "more_2024-03-07.csv").unlink()
+    assert again.run("2024-03-06", "2024-03-07").success
+    assert again.stale() == []
+    assert again.table("daily_kpis", DAYS[1:]).equals(before["daily_kpis"].filter(pl.col("date") > dt.date(2024, 3, 1)))
+
+
+def test_when_no_day_is_good_nothing_below_runs(again):
+    (again.raw / "more_2024-03-06.csv").write_text("who,when\n1,2024-03-06 10:00:00\n")
+    result = again.run("2024-03-06")
+    assert not result.success
+    failed = {e.step_key: e.event_specific_data.error.message for e in result.all_events if e.is_step_failure}
+    assert list(failed) == ["ingest"]
+    assert "required column(s) missing" in failed["ingest"]
+    assert again.materialized("raw_events") == []
+
+
+def test_changed_removed_and_late_files_rerun_exactly_the_days_they_touch(again, monkeypatch):
+    first = again.raw / "events_2024-03-01.csv"
+    first.write_text(first.read_text().replace("95,far out", "94,far out"))
+    assert again.stale() == ["2024-03-01"]
+    (again.raw / "events_2024-03-07.csv.zst").unlink()  # holds a row of the day before, too
+    assert again.stale() == ["2024-03-01", "2024-03-06", "2024-03-07"]
+    late = "user_id,session_start,event_type,value\n998,2024-03-04 23:00:00,view,1\n999,2024-03-05 00:00:00,view,1\n"
+    (again.raw / "late_2024-03-09.csv").write_text(late)
+    due = ["2024-03-01", "2024-03-04", "2024-03-05", "2024-03-06", "2024-03-07"]
+    assert again.stale() == due
+    os.utime(again.raw / "events_2024-03-03.csv")  # touched, not changed
+    assert again.stale() == due
+
+    monkeypatch.chdir(again.root)
+    done = CliRunner().invoke(main, ["run", "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert (summary["days"], len(summary["runs"]), summary["failed"]) == (5, 2, {})
+    assert again.stale() == []
+    kpis = again.table("daily_kpis", DAYS).select(pl.col("date").dt.day(), "rows_in", "late", "value").rows()
+    assert kpis[0] == (1, 11, 1, 177.0)
+    assert kpis[3:7] == [(4, 6, 1, -1.25), (5, 7, 1, 40.25), (6, 4, 0, 3.0), (7, 0, 0, None)]
+
+
+# ---- What Dagster shows ------------------------------------------------------------------------------------------
+
+
+def test_every_asset_says_what_it_is(made):
+    graph = build_definitions(made.config).resolve_asset_graph()
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert names == {*TABLES_WITH_DAYS, "quarantined_events", "landed_files"}
+    for name in names:
+        node = graph.get(AssetKey(name))
+        assert len(node.description) > 20
+        assert node.owners
+        assert node.kinds
+        assert node.group_name in {"ingest", "metrics", "report"}
+        if name == "daily_report":
+            continue
+        columns = {c.name: c for c in node.metadata["dagster/column_schema"].columns}
+        declared = made.tables[name].columns
+        assert [c for c in columns if c != "date" or made.tables[name].store == "lake"] == [c.name for c in declared]
+        for column in declared:
+            assert columns[column.name].description == column.description
+            assert columns[column.name].constraints.nullable == column.nullable
+
+
+def test_every_check_says_what_it_promises(made):
+    graph = build_definitions(made.config).resolve_asset_graph()
+    keys = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
+    assert keys == {(c.table, c.name) for c in checks.CHECKS} | {(name, "every_day_done") for name in TABLES_WITH_DAYS}
+    for key in graph.asset_check_keys:
+        spec = graph.get_check_spec(key)
+        assert len(spec.description) > 20
+        assert spec.blocking == (key.name != "every_day_done")
+
+
+def test_figures_in_the_metadata_are_numbers(made):
+    def metadata(name, day):
+        found = made.instance.fetch_materializations(
+            AssetRecordsFilter(AssetKey(name), asset_partitions=[day]), limit=1
+        )
+        return {k: v.value for k, v in found.records[0].asset_materialization.metadata.items()}
+
+    raw = metadata("raw_events", "2024-03-03")
+    assert {k: raw[k] for k in ("rows_in", "valid", "quarantined", "duplicate", "late", "files")} == {
+        "rows_in": 24, "valid": 9, "quarantined": 14, "duplicate": 1, "late": 0, "files": 1,
+    }  # fmt: skip
+    assert raw["quarantine_rate"] == pytest.approx(14 / 24)
+    assert raw["dagster/partition_row_count"] == 9
+    kpis = metadata("daily_kpis", "2024-03-01")
+    assert kpis["median_duration"] == 900.0
+    assert metadata("session_metrics", "2024-03-01")["anomalies"] == 2
+    assert metadata("outliers", "2024-03-01")["iqr_upper"] == 13.75
+    for name in ("raw_events", "session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis"):
+        plain = {
+            k: v for k, v in metadata(name, "2024-03-01").items() if k not in ("path", "top", "dagster/table_name")
+        }
+        assert plain
+        assert all(isinstance(v, int | float) for v in plain.values()), (name, plain)
+
+
+def test_every_check_is_recorded_for_every_day(made):
+    events = made.result.get_asset_check_evaluations()
+    seen = {
+        (e.asset_key.to_user_string(), e.check_name, e.partition) for e in events if e.check_name != "every_day_done"
+    }
+    assert seen == {(c.table, c.name, day) for c in checks.CHECKS for day in DAYS}
+    assert all(e.passed for e in events)
+
+
+# ---- The command line --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cli(again, monkeypatch):
+    """Calls data-assets in the project's folder."""
+    monkeypatch.chdir(again.root)
+    return lambda *args: CliRunner().invoke(main, list(args))
+
+
+def test_cli_status_query_and_report_of_what_was_made(cli):
+    status = cli("status", "--json")
+    assert status.exit_code == 0
+    found = json.loads(status.stdout)
+    assert (found["files"], found["rows"], found["days_done"], found["days_to_do"]) == (16, 62, 9, [])
+    assert found["days_missing"] == ["2024-03-02", "2024-03-08"]
+    assert "62 rows" in cli("status").stdout
+
+    counted = cli("query", "SELECT count(*) AS n FROM raw_events", "--json")
+    assert (counted.exit_code, json.loads(counted.stdout)) == (0, [{"n": 41}])
+    shown = cli("query", "SELECT source_line, reasons FROM quarantined_events WHERE source_line = 17")
+    assert "missing_user_id" in shown.stdout
+    as_csv = cli(
+        "query", "SELECT source_line, reasons FROM quarantined_events WHERE source_line = 16", "--format", "csv"
+    )
+    assert as_csv.stdout.splitlines() == ["source_line,reasons", '16,"[""malformed_record""]"']
+
+    report = cli("report", "2024-03-01")
+    assert report.exit_code == 0
+    assert report.stdout.rstrip().endswith("2024-03-01/report.html")
+    assert json.loads(cli("report", "2024-03-01", "--json").stdout)["kpis"]["valid"] == 11
+
+    nothing = cli("run")
+    assert (nothing.exit_code, "Nothing to do" in nothing.stdout) == (0, True)
+    assert json.loads(cli("run", "--json").stdout)["days"] == 0
+
+
+def test_cli_says_1_when_a_day_failed(cli, again):
+    (again.raw / "more_2024-03-06.csv").write_text("who,when\n1,2024-03-06 10:00:00\n")
+    run = cli("run", "--json")
+    assert run.exit_code == 1
+    found = json.loads(run.stdout)
+    assert list(found["failed"]) == ["2024-03-06"]
+    assert "required column(s) missing" in found["failed"]["2024-03-06"]
+    status = cli("status", "--json")
+    assert status.exit_code == 1
+    assert "required column(s) missing" in json.loads(status.stdout)["days_failed"]["2024-03-06"]
+    words = cli("status").stdout
+    assert "FAILED 2024-03-06 (keeps what it had)" in words
+    assert json.loads(cli("report", "2024-03-06", "--json").stdout)["kpis"]["valid"] == 4  # as before
+
+
+def test_cli_waits_for_a_file_that_landed_a_moment_ago(again, cli, monkeypatch):
+    """Also when it is told the days: they must not be made, in silence, without the file."""
+    monkeypatch.setenv("DATA_ASSETS_SOURCE__SETTLE_SECONDS", "1")
+    (again.raw / "late_2024-03-07.csv").write_text("user_id,session_start,event_type\n1,2024-03-07 09:00:00,view\n")
+    run = cli("run", "--from", "2024-03-07", "--json")
+    assert (run.exit_code, json.loads(run.stdout)["valid"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "--from", "2024-03-99"], "is not a day"),
+        (["run", "--to", "2024-03-01"], "--to without --from"),
+        (["run", "--from", "2024-03-05", "--to", "2024-03-04"], "Swap them"),
+        (["run", "--from", "2024-02-01"], "not within the days"),
+        (["query", "SELEC 1"], "error: "),
+        (["query", "DELETE FROM warehouse.daily_kpis"], "read-only"),
+        (["report", "2024-03-31"], "There is no report of 2024-03-31"),
+        (["--config", "nowhere.yaml", "status"], "nowhere.yaml"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_cli_says_2_when_used_wrongly(made, monkeypatch, args, words):
+    monkeypatch.chdir(made.root)
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
