@@ -22,7 +22,7 @@ import polars as pl
 
 from data_assets import ingest
 from data_assets.contracts import LANDED_FILES
-from data_assets.errors import SourceFileError, visible
+from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.storage import scratch_folder
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _read_file(config: PipelineConfig, file: LandedFile, digest: str, before: pl
             counts = ingest.count_days(records, file.path, config)
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
             ingest.check_required(records, file.path, config)
-        except SourceFileError as problem:
+        except (SourceFileError, ConfigurationError) as problem:  # e.g. the mapping's SQL does not fit this file
             error = str(problem)
             counts = before.select("day", "rows") if counts.is_empty() else counts
     first = counts["day"].drop_nulls().min()

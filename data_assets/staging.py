@@ -15,7 +15,7 @@ import polars as pl
 
 from data_assets import ingest, progress
 from data_assets.contracts import tables
-from data_assets.errors import SourceFileError
+from data_assets.errors import ConfigurationError, SourceFileError
 from data_assets.landing import files_of, fingerprints
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def stage(
             folders[str(path)].mkdir()
             records = ingest.open_records(config.raw_dir / str(path), str(path), config, folders[str(path)])
             ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folders[str(path)])
-        except SourceFileError as problem:
+        except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     marks = fingerprints(rows)
     staged = {
