@@ -41,7 +41,12 @@ setup: .venv/.project ## make .venv with the pinned requirements and this projec
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## made-up events through the whole pipeline, and the report
+# The package is a table and a setup.py; nothing of it is imported.
+.venv/.flights: requirements-demo.txt .venv/.requirements
+	@$(BIN)/python -m pip install -qq --require-hashes --no-deps --no-build-isolation -r requirements-demo.txt
+	@touch $@
+
+demo: setup .venv/.flights ## a year of real flights, from one raw file to 365 reports
 	@$(BIN)/data-assets demo
 
 # Plain `.venv/bin/dagster dev` does the same with more words: these keep it from announcing a temporary home that
@@ -61,7 +66,7 @@ lint: setup ## formatting and style
 types: setup ## mypy
 	$(BIN)/mypy
 
-pytest: setup ## the tests, without the slow ones
+pytest: setup .venv/.flights ## the tests, without the slow ones
 	$(BIN)/pytest
 
 format: setup ## write the formatting, and fix what ruff can fix

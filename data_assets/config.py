@@ -252,7 +252,7 @@ class SourceConfig(_Section):
         json_schema_extra=_allowed("a path or null"),
     )
     patterns: Texts = Field(
-        default=("**/*.csv*", "**/*.json*", "**/*.jsonl*", "**/*.ndjson*", "**/*.parquet"),
+        default=("**/*.csv*", "**/*.json*", "**/*.jsonl*", "**/*.ndjson*", "**/*.parquet*"),
         min_length=1,
         description="Files to look at, relative to the folder.",
     )

@@ -42,7 +42,7 @@ def build_definitions(config: PipelineConfig) -> Definitions:
         assets=assets.build_assets(config),
         asset_checks=checks.completeness_checks(config, TABLES_WITH_DAYS, partitions),
         jobs=[job],
-        executor=in_process_executor,  # also of the job behind Materialize and backfills in the UI (docs/decisions/0003)
+        executor=in_process_executor,  # also of the job behind Materialize and backfills: docs/decisions/0003
         schedules=[jobs.build_schedule(config, job)],
         sensors=[sensors.build_sensor(config, job)],
         resources={

@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 ROOT = Path(__file__).parent.parent
-if str(ROOT) not in sys.path:  # bin/pytest, unlike python -m pytest, does not look here for data_assets_tests.oracle
-    sys.path.insert(0, str(ROOT))
-
-
-def pytest_configure(config):
-    # Dagster's own code asks for it whenever a resource depends on another one.
-    config.addinivalue_line("filterwarnings", "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)

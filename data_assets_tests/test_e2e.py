@@ -1,7 +1,7 @@
 """The project as its user meets it: a real `dagster dev` on real files, asked through the GraphQL that its UI uses.
 
-Here: start, one day by hand, a range by backfill, files found by the sensor, and a clean end. Not here: what the figures
-should be in general (``test_graph.py``, ``test_metrics.py``).
+Here: start, files found by the sensor, one day by hand, a range by backfill, and a clean end. Not here: what the
+figures should be in general (``test_graph.py``, ``test_metrics.py``).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parent.parent
 DAYS = [f"2024-03-0{n}" for n in range(1, 5)]
 DROPPED = "2024-03-06"
+COUNTS = {day: 10 + n for n, day in enumerate(DAYS)} | {DROPPED: 20}  # valid rows, each of a user of its own
 TABLES = [
     "raw_events",
     "quarantined_events",
@@ -50,7 +51,7 @@ quality: {max_quarantine_rate: 0.5}
 """
 # Dagster's own, every one: the first of the command itself, the others because the history is new.
 UNAVOIDABLE = [
-    r".*SupersessionWarning: Function `dev_command` is superseded and its usage is discouraged\. Use 'dg dev' instead\.",
+    r".*SupersessionWarning: Function `dev_command` is superseded and its usage is discouraged\. Use 'dg dev' instead.",
     r".* - dagster\.daemon\.EventLogConsumerDaemon - WARNING - No cursor for event type DagsterEventType\.RUN_FAILURE, "
     r"ignoring older events",
     r".* - dagster\.daemon\.EventLogConsumerDaemon - WARNING - No cursor for event type DagsterEventType\.RUN_SUCCESS, "
@@ -179,6 +180,34 @@ class Dev:
         [run_id] = self.wait(f"a run of the sensor over {first} to {last}", look)
         return self.finished(run_id)
 
+    def launch(self, day: str) -> dict[str, Any]:
+        """Materialise one day through the job, and wait for it."""
+        params = {
+            "selector": REPOSITORY | {"pipelineName": "all_days"},
+            "runConfigData": {},
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+        }
+        launched = self.ask(LAUNCH, p=params)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return self.finished(launched["run"]["runId"])
+
+    def start_backfill(self, days: list[str]) -> str:
+        """Ask for these days of every partitioned asset, as "Materialize all" does."""
+        params = {"assetSelection": [{"path": [name]} for name in TABLES], "partitionNames": days, "fromFailure": False}
+        started = self.ask(BACKFILL, b=params)["launchPartitionBackfill"]
+        assert started["__typename"] == "LaunchBackfillSuccess", started
+        backfill: str = started["backfillId"]
+        return backfill
+
+    def backfilled(self, backfill: str) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            found = self.ask(BACKFILL_STATUS, id=backfill)["partitionBackfillOrError"]
+            return found if found["status"] not in {"REQUESTED", "CANCELING", "COMPLETING", "FAILING"} else None
+
+        found: dict[str, Any] = self.wait("the backfill", look)
+        return found
+
     def made(self, table: str, days: list[str]) -> dict[str, list[dict[str, Any]]]:
         """Materialisations of each day, latest first, with their whole numbers."""
         found = self.ask(ASSET, k={"path": [table]}, days=days)["assetOrError"]["assetMaterializations"]
@@ -192,6 +221,11 @@ class Dev:
         }
 
 
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background has them, and so their children, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     for name in ("dagster.yaml", "workspace.yaml"):
@@ -199,8 +233,8 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "pipeline.yaml").write_text(PIPELINE, encoding="utf-8")
     raw = tmp_path / "data" / "raw"
     raw.mkdir(parents=True)
-    for n, day in enumerate(DAYS):
-        _write(raw, day, users=10 + n)
+    for day in DAYS:
+        _write(raw, day, COUNTS[day])
     time.sleep(0.6)  # settled, so that the sensor's first tick takes them all
     return tmp_path
 
@@ -222,7 +256,7 @@ def dev(project: Path) -> Iterator[Dev]:
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # shells ignore it for `&`
+            preexec_fn=_hear_ctrl_c,  # noqa: PLW1509 - it takes no lock that another thread could hold
         )
     try:
         yield Dev(process, port, log)
@@ -233,63 +267,65 @@ def dev(project: Path) -> Iterator[Dev]:
 
 
 def test_dagster_dev_from_the_first_file_to_a_clean_end(project: Path, dev: Dev) -> None:
-    reports = project / "data" / "reports"
-    raw = project / "data" / "raw"
+    raw, reports = project / "data" / "raw", project / "data" / "reports"
 
     # The code location loads, and the sensor makes what lies there without being asked.
     [location] = dev.wait("the code location", dev.locations)
     assert location["name"] == "data_assets"
     assert location["locationOrLoadError"]["__typename"] == "RepositoryLocation", location
-    first_run = dev.run_over(DAYS[0], DAYS[-1])
-    assert first_run["pipelineName"] == "all_days"
+    first = dev.run_over(DAYS[0], DAYS[-1])
     assert sorted(p.name for p in reports.iterdir() if (p / "report.html").exists()) == DAYS
 
-    # One day by hand.
-    shutil.rmtree(reports / DAYS[0])
-    launched = dev.ask(
-        LAUNCH,
-        p={
-            "selector": REPOSITORY | {"pipelineName": "all_days"},
-            "runConfigData": {},
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": DAYS[0]}]},
-        },
-    )["launchPipelineExecution"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    dev.finished(launched["run"]["runId"])
+    # One day by hand, then a range by backfill; a file for yet another day lands meanwhile.
+    shutil.rmtree(reports)
+    by_hand = dev.launch(DAYS[0])
     assert (reports / DAYS[0] / "report.html").exists()
+    backfill_id = dev.start_backfill(DAYS[1:])
+    _write(raw, DROPPED, COUNTS[DROPPED])
+    backfill = dev.backfilled(backfill_id)
+    assert (backfill["status"], backfill["numPartitions"]) == ("COMPLETED_SUCCESS", 3), backfill
+    [ranged] = backfill["runs"]  # single_run: one for the whole range
+    dropped = dev.run_over(DROPPED, DROPPED)
+    assert sorted(p.name for p in reports.iterdir() if (p / "report.html").exists()) == [*DAYS, DROPPED]
 
-    # A range by backfill, of every partitioned asset; a file for yet another day lands meanwhile.
-    for day in DAYS[1:]:
-        shutil.rmtree(reports / day)
-    started = dev.ask(
-        BACKFILL,
-        b={"assetSelection": [{"path": [name]} for name in TABLES], "partitionNames": DAYS[1:], "fromFailure": False},
-    )["launchPartitionBackfill"]
-    assert started["__typename"] == "LaunchBackfillSuccess", started
-    _write(raw, DROPPED, users=20)
+    # What the UI shows of it. Nobody ran anything else.
+    runs = [run["runId"] for run in (first, by_hand, ranged, dropped)]
+    _expect_materialisations(dev, *runs)
+    _expect_checks(dev)
+    _expect_runs(dev, runs)
+    sensor = dev.ask(SENSOR, s=REPOSITORY | {"sensorName": "raw_files"})["sensorOrError"]
+    assert (sensor["defaultStatus"], sensor["sensorState"]["status"]) == ("RUNNING", "RUNNING")
+    assert sensor["minIntervalSeconds"] == 30
+    assert {t["status"] for t in sensor["sensorState"]["ticks"]} <= {"SUCCESS", "SKIPPED", "STARTED"}
 
-    def backfilled() -> dict[str, Any] | None:
-        found = dev.ask(BACKFILL_STATUS, id=started["backfillId"])["partitionBackfillOrError"]
-        return found if found["status"] not in {"REQUESTED", "CANCELING", "COMPLETING", "FAILING"} else None
+    # Ctrl-C: everything ends, and the history and the figures stay.
+    _stop(dev)
+    assert not list(project.glob(".tmp_dagster_home_*"))
+    assert (project / ".dagster" / "history" / "runs.db").exists()
+    with duckdb.connect(project / "data" / "warehouse.duckdb", read_only=True) as warehouse:
+        kept = warehouse.execute("SELECT date::VARCHAR, valid, users, rows_in FROM daily_kpis ORDER BY date").fetchall()
+    assert kept == [(day, users, users, users + 2) for day, users in COUNTS.items()]
 
-    backfill = dev.wait("the backfill", backfilled)
-    assert backfill["status"] == "COMPLETED_SUCCESS", backfill
-    assert backfill["numPartitions"] == 3
-    [backfill_run] = backfill["runs"]  # single_run: one run for the whole range
-    dropped_run = dev.run_over(DROPPED, DROPPED)
+    # And the terminal shows no warning but Dagster's own.
+    lines = dev.said().splitlines()
+    warned = [line for line in lines if re.search(r"warning|error|critical|traceback", line, re.IGNORECASE)]
+    assert [line for line in warned if not any(re.fullmatch(p, line) for p in UNAVOIDABLE)] == []
+    assert len(warned) == len(UNAVOIDABLE), warned
 
-    # What the UI shows of it: materialisations and checks, day by day.
+
+def _expect_materialisations(dev: Dev, first: str, by_hand: str, ranged: str, dropped: str) -> None:
     for table in TABLES:
-        made = dev.made(table, [*DAYS, DROPPED])
-        assert {m["run"] for m in made[DAYS[0]]} == {first_run["runId"], launched["run"]["runId"]}, table
-        for day in DAYS[1:]:
-            assert [m["run"] for m in made[day]] == [backfill_run["runId"], first_run["runId"]], (table, day)
-        assert [m["run"] for m in made[DROPPED]] == [dropped_run["runId"]], table
-    counts = {day: 10 + n for n, day in enumerate(DAYS)} | {DROPPED: 20}
-    for day, users in counts.items():
-        shown = dev.made("raw_events", [day])[day][0]
-        assert (shown["rows_in"], shown["valid"], shown["quarantined"], shown["duplicate"]) == (users + 2, users, 1, 1)
+        made = dev.made(table, list(COUNTS))
+        expected = {DAYS[0]: [by_hand, first]} | {day: [ranged, first] for day in DAYS[1:]} | {DROPPED: [dropped]}
+        assert {day: [m["run"] for m in found] for day, found in made.items()} == expected, table
+    for day, found in dev.made("raw_events", list(COUNTS)).items():
+        users = COUNTS[day]
+        shown = tuple(found[0][name] for name in ("rows_in", "valid", "quarantined", "duplicate"))
+        assert shown == (users + 2, users, 1, 1), day
+
+
+def _expect_checks(dev: Dev) -> None:
+    for day, users in COUNTS.items():
         for name, observed in {
             "contract": f"{users} rows as declared",
             "conservation": f"{users + 2} rows in = {users} valid + 1 quarantined + 1 duplicates",
@@ -300,34 +336,22 @@ def test_dagster_dev_from_the_first_file_to_a_clean_end(project: Path, dev: Dev)
             assert execution["evaluation"]["success"] is True
             assert execution["evaluation"]["metadataEntries"] == [{"label": "observed", "text": observed}]
 
-    # Nobody ran anything else, and no step had to be tried twice or in a process of its own.
-    runs = dev.runs()
-    assert set(runs) == {r["runId"] for r in (first_run, launched["run"], backfill_run, dropped_run)}, runs
-    assert {len(step["attempts"]) for run in runs.values() for step in run["stepStats"]} == {1}
-    for run_id in runs:
-        events = dev.ask(EVENTS, id=run_id)["logsForRun"]["events"]
-        assert "RUN_SUCCESS" in {e.get("eventType") for e in events}
-        assert not [e for e in events if "STEP_WORKER" in (e.get("eventType") or "")]
-    sensor = dev.ask(SENSOR, s=REPOSITORY | {"sensorName": "raw_files"})["sensorOrError"]
-    assert (sensor["defaultStatus"], sensor["sensorState"]["status"]) == ("RUNNING", "RUNNING")
-    assert sensor["minIntervalSeconds"] == 30
-    assert {t["status"] for t in sensor["sensorState"]["ticks"]} <= {"SUCCESS", "SKIPPED", "STARTED"}
 
-    # Ctrl-C: everything ends, and the history stays where dagster.yaml has it.
+def _expect_runs(dev: Dev, expected: list[str]) -> None:
+    """These and no others; each in one process, without a step that was tried twice."""
+    runs = dev.runs()
+    assert set(runs) == set(expected), runs
+    for run_id, run in runs.items():
+        assert {len(step["attempts"]) for step in run["stepStats"]} == {1}
+        kinds = {event.get("eventType") for event in dev.ask(EVENTS, id=run_id)["logsForRun"]["events"]}
+        assert "RUN_SUCCESS" in kinds
+        assert not [kind for kind in kinds if kind and kind.startswith("STEP_WORKER")], run
+
+
+def _stop(dev: Dev) -> None:
     dev.process.send_signal(signal.SIGINT)
     assert dev.process.wait(60) == 0, dev.said()[-4000:]
     deadline = time.monotonic() + 10
     while (left := _alive(dev.process.pid)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
-    assert not list(project.glob(".tmp_dagster_home_*"))
-    assert (project / ".dagster" / "history" / "runs.db").exists()
-    with duckdb.connect(project / "data" / "warehouse.duckdb", read_only=True) as warehouse:
-        kept = warehouse.execute("SELECT date::VARCHAR, valid, users, rows_in FROM daily_kpis ORDER BY date").fetchall()
-    assert kept == [(day, users, users, users + 2) for day, users in counts.items()]
-
-    # And the terminal shows no warning but Dagster's own.
-    said = dev.said().splitlines()
-    warned = [line for line in said if re.search(r"warning|error|critical|traceback", line, re.IGNORECASE)]
-    assert [line for line in warned if not any(re.fullmatch(p, line) for p in UNAVOIDABLE)] == []
-    assert len(warned) == len(UNAVOIDABLE), warned

@@ -6,6 +6,8 @@ whole year (``make demo``), the small hand-made days (``test_graph.py``).
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import duckdb
 import polars as pl
 import pytest
@@ -37,8 +39,7 @@ def month(project_at, tmp_path_factory):
     root = tmp_path_factory.mktemp("flights")
     (root / "pipeline.yaml").write_text(CONFIG)
     project = project_at(root, root)
-    flights = demo.flights(table)
-    assert flights.height == demo.FLIGHTS
+    flights = project.flights = demo.flights(table)
     project.raw.mkdir(parents=True)
     # Those that left in January, and every cancelled one: without a departure it counts for the file's first day.
     kept = flights.filter(pl.col("departure").str.starts_with("2013-01") | pl.col("departure").is_null())
@@ -70,6 +71,17 @@ def theirs(month):
             FROM raw GROUP BY date
         """)
         yield con
+
+
+def test_the_conversion(month):
+    flights = month.flights
+    assert flights.height == demo.FLIGHTS
+    assert flights["departure"].null_count() == 8_255
+    assert flights.row(0) == ("N14228", "2013-01-01 05:17:00", "2013-01-01 08:30:00", "UA", 11, "EWR-IAH")
+    lasting = flights.select(pl.col("arrival").str.to_datetime() - pl.col("departure").str.to_datetime()).to_series()
+    assert lasting.min() > timedelta(0)
+    assert lasting.max() < timedelta(days=1)
+    assert flights.filter(pl.col("departure").str.ends_with("00:00:00")).height == 29  # written 2400 of the day before
 
 
 def test_the_run_succeeds(month):

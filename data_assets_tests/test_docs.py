@@ -1,0 +1,41 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from data_assets.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_configuration_is_made_from_the_model() -> None:
+    module = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
+    assert module["PAGE"].read_text(encoding="utf-8") == module["page"]()
+
+
+def test_the_readme_names_commands_and_targets_that_exist() -> None:
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
+    for command in set(re.findall(r"data-assets ([a-z]+)", README)):
+        assert command in main.commands
+    assert set(main.commands) == set(re.findall(r"^\| `data-assets ([a-z]+)", README, re.MULTILINE))
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "fixtures/README.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_command_explains_itself() -> None:
+    for name in main.commands:
+        shown = CliRunner().invoke(main, [name, "--help"])
+        assert shown.exit_code == 0
+        assert len(shown.output.splitlines()[2].strip()) > 20
