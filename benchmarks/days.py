@@ -1,0 +1,159 @@
+"""What days cost: a year of the demo's flights, a range against single runs, and how much of it is Dagster's event log.
+
+Here: `python -m benchmarks.days [CASE ...]`, run from the project's folder after `make demo` made the environment. Each
+case runs in processes of its own, in a fresh folder, and prints wall seconds, CPU seconds (user and system, with
+children) and peak memory. Not here: engines and formats (later issues).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[1]
+CLI = (sys.executable, "-m", "data_assets.cli")
+
+
+@contextlib.contextmanager
+def project() -> Iterator[Path]:
+    """A folder with the project's settings and the flights in it."""
+    from data_assets.config import load_config
+    from data_assets.demo import land
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pipeline.yaml", "dagster.yaml"):
+            shutil.copy(ROOT / name, folder)
+        land(load_config(Path(folder) / "pipeline.yaml"))
+        time.sleep(2.5)  # the settle window
+        yield Path(folder)
+
+
+def measure(command: tuple[str, ...], folder: Path) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak MB of one command."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def show(case: str, wall: float, cpu: float, memory: float) -> None:
+    """One line of the result."""
+    sys.stdout.write(f"{case:58s} {wall:8.1f} s wall {cpu:8.1f} CPU-s {memory:7.0f} MB\n")
+    sys.stdout.flush()
+
+
+def year() -> None:
+    """365 days, files to reports, in one run."""
+    with project() as folder:
+        show("365 days, files to reports, one run", *measure((*CLI, "run"), folder))
+
+
+def month() -> None:
+    """The first 30 days in one run, then each in a run of its own."""
+    with project() as folder:
+        show("30 days in one run", *measure((*CLI, "run", "--from", "2013-01-01", "--to", "2013-01-30"), folder))
+    with project() as folder:
+        show("1 day in one run", *measure((*CLI, "run", "--from", "2013-01-02"), folder))
+    with project() as folder:
+        runs = [measure((*CLI, "run", "--from", f"2013-01-{day:02}"), folder) for day in range(1, 31)]
+        show("30 days in 30 runs", sum(r[0] for r in runs), sum(r[1] for r in runs), max(r[2] for r in runs))
+
+
+EMPTY = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from dagster import *
+from data_assets.cli import QUIET, _instance
+from data_assets.checks import CHECKS
+from data_assets.jobs import range_tags
+from dagster import AssetCheckEvaluation as Evaluation
+days = DailyPartitionsDefinition("2013-01-01")
+tables = ["raw_events", "quarantined_events", "session_metrics", "outliers", "event_distribution", "summary_statistics",
+          "daily_kpis", "daily_report"]
+
+class Nowhere(IOManager):
+    def handle_output(self, context, obj): ...
+    def load_input(self, context): ...
+
+def build(table):
+    specs = [AssetCheckSpec(c.name, asset=table, partitions_def=days) for c in CHECKS if c.table == table]
+    @asset(name=table, partitions_def=days, backfill_policy=BackfillPolicy.single_run(), check_specs=specs)
+    def empty(context):
+        yield Output(None)
+        for spec in specs:
+            yield Output(None, output_name=f"{table}_{spec.name}")
+            for day in context.partition_keys:
+                yield Evaluation(asset_key=AssetKey(table), check_name=spec.name, passed=True, partition=day,
+                                 metadata={"observed": "nothing"})
+    return empty
+
+job = Definitions(assets=[build(t) for t in tables], resources={"io_manager": Nowhere()},
+                  jobs=[define_asset_job("all", executor_def=in_process_executor)]).resolve_job_def("all")
+with _instance() as instance:
+    tags = range_tags("2013-01-01", "2013-12-31")
+    assert job.execute_in_process(instance=instance, run_config=QUIET, tags=tags).success
+"""
+
+
+def empty() -> None:
+    """A graph with as many tables, days and checks, in which nothing is computed."""
+    with project() as folder:
+        show("an empty graph: 8 assets, 15 checks, 365 days", *measure((sys.executable, "-c", EMPTY), folder))
+
+
+def imports() -> None:
+    """What loading the code location costs."""
+    code = "from data_assets.definitions import defs; defs().get_repository_def()"
+    best = min((measure((sys.executable, "-c", code), ROOT) for _ in range(3)), key=lambda m: m[1])
+    show("import data_assets.definitions and build them (best of 3)", *best)
+
+
+TICK = """
+import time
+from pathlib import Path
+from data_assets import landing
+from data_assets.config import PipelineConfig, SourceConfig
+from data_assets.storage import DayLog, Lake
+import datetime as dt
+config = PipelineConfig(data_dir=Path("many"), source=SourceConfig(settle_seconds=0))
+def tick():
+    started = time.process_time()
+    looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
+    landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=dt.date(2025, 1, 1))
+    return time.process_time() - started, len(looked.read)
+config.raw_dir.mkdir(parents=True)
+for n in range(FILES):
+    folder = config.raw_dir / f"{n % 100:02}"
+    folder.mkdir(exist_ok=True)
+    row = f"{n},2024-03-{n % 28 + 1:02},view"
+    (folder / f"{n:06}.csv").write_text(f"user_id,session_start,event_type\\n{row}\\n")
+print("first look %.2f CPU-s, %d files read" % tick())
+for _ in range(3):
+    print("look at unchanged files %.2f CPU-s, %d files read" % tick())
+"""
+
+
+def ticks() -> None:
+    """A sensor tick over 100,000 files that did not change (the first look, which reads them all, is shown too)."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run((sys.executable, "-c", TICK.replace("FILES", "100_000")), cwd=folder, check=True)
+
+
+CASES: dict[str, Callable[[], None]] = {f.__name__: f for f in (imports, empty, year, month, ticks)}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CASES:
+        CASES[name]()
