@@ -75,15 +75,15 @@ def _failed(findings: Sequence[Finding]) -> str | None:
 
 
 def _conclude(
-    outcome: _Outcome, outputs: Mapping[str, Mapping[str, Any]]
+    context: AssetExecutionContext, outcome: _Outcome, outputs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[AssetCheckEvaluation | Output[Any]]:
-    """Record the judgements, hand over the days, and fail the step when no good day is left for those below."""
-    yield from checks.evaluations(outcome.findings, stop=False)
+    """Hand over the days, record the judgements on them, and fail the step when no good day is left for those below."""
     if any(outputs.values()):
         for name, frames in outputs.items():
             yield Output(dict(frames), output_name=name)
         for output_name in checks.output_names({table for table, _ in outcome.findings}):
             yield Output(None, output_name=output_name)
+    yield from checks.evaluations(context.instance, outcome.findings, stop=False)
     if not any(set(frames) - set(outcome.refused) for frames in outputs.values()):
         raise Failure(f"No day could be done.\n{outcome.reason()}", allow_retries=False)
 
@@ -114,7 +114,7 @@ def _compute_days(
         if reason is not None:
             outcome.refused[day] = reason
     _add_lineage(context, table, days)
-    yield from _conclude(outcome, {"result": outcome.frames})
+    yield from _conclude(context, outcome, {"result": outcome.frames})
 
 
 def _add_lineage(context: AssetExecutionContext, table: Table, days: Sequence[str]) -> None:
@@ -267,7 +267,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 for table in (valid.name, quarantined.name):
                     found_checks = outcome.findings.get((table, day), ())
                     log.record(table, day, found_checks, outcome.refused.get(day) if table == valid.name else None)
-            yield from _conclude(outcome, {valid.name: outcome.frames, quarantined.name: refused_frames})
+            yield from _conclude(context, outcome, {valid.name: outcome.frames, quarantined.name: refused_frames})
 
     return ingest_days
 
@@ -277,13 +277,25 @@ def _describe_ingest(
 ) -> None:
     sums = staging.sums(found.by_file)
     rate = sums["quarantined"] / sums["rows_in"] if sums["rows_in"] else 0.0
-    figures = {**sums, "quarantine_rate": rate, "files": found.by_file.height}
+    figures = {
+        **sums,
+        "quarantine_rate": rate,
+        "files": found.by_file.height,
+        "events_by_hour": MetadataValue.md(report.histogram_markdown(_by_hour(found.valid))),
+    }
     context.add_asset_metadata(figures, asset_key=valid, partition_key=day)
     if not sums["quarantined"]:
         return
     reasons = count_reasons(found.quarantined)
     records = [TableRecord({"reason": r["reason"], "rows": r["rows"]}) for r in reasons.head(8).to_dicts()]
     context.add_asset_metadata({"reasons": MetadataValue.table(records)}, asset_key=quarantined, partition_key=day)
+
+
+def _by_hour(events: pl.LazyFrame) -> list[int]:
+    """Events that start in each of the day's 24 hours."""
+    counted = events.group_by(pl.col("session_start").dt.hour().alias("hour")).len().collect(engine="streaming")
+    hours = dict(counted.iter_rows())
+    return [hours.get(hour, 0) for hour in range(24)]
 
 
 def count_reasons(quarantined: pl.LazyFrame) -> pl.DataFrame:
@@ -522,7 +534,7 @@ def _write_reports(
             asset_key="daily_report",
             partition_key=day,
         )
-    yield from _conclude(outcome, {"result": outcome.frames})
+    yield from _conclude(context, outcome, {"result": outcome.frames})
 
 
 def _day_input(

@@ -45,7 +45,10 @@ _SECRET_KEY = re.compile(r"passw|pwd|token|secret|credential|api_?key|private_?k
 _URL_LOGIN = re.compile(r"(://)[^/\s]*@")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _MIN_MEMORY = 1_000_000
-_DIRECTIVES = frozenset("aAbBcdfgGHIjmMnpSuUVwWxXyYzZ%-")
+# strftime's, and the fractions (%.3f) and the zone with a colon (%:z) that the engine knows beside them.
+_DIRECTIVES = (
+    frozenset("aAbBcdfgGHIjmMnpSuUVwWxXyYzZ%-") | {f"{dot}{n}f" for dot in ("", ".") for n in ("", 3, 6, 9)} | {":z"}
+)
 _EPOCHS = ("epoch_s", "epoch_ms")
 
 
@@ -304,7 +307,7 @@ class SourceConfig(_Section):
                 near = nearest(text, _EPOCHS)
                 msg = f"{visible(text, 60)!r} has no % directive" + (f", nearest: {near[0]}" if near else "")
                 raise ValueError(msg)
-            for directive in re.findall(r"%(.?)", text, re.DOTALL):
+            for directive in re.findall(r"%(\.?[369]?f|:z|.?)", text, re.DOTALL):
                 if directive not in _DIRECTIVES:
                     msg = f"{visible(text, 60)!r} has the unknown directive %{visible(directive)}"
                     raise ValueError(msg)

@@ -18,6 +18,7 @@ from data_assets.config import (
     ConstantValue,
     PathPattern,
     PipelineConfig,
+    SourceConfig,
     SqlExpression,
     describe,
     find_config,
@@ -456,3 +457,8 @@ def test_neither_import_nor_construction_reads_the_environment(tmp_path: Path) -
     env = {**os.environ, "DATA_ASSETS_PRECISION": "x", "PRECISION": "7"}
     env["PYTHONPATH"] = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True)
+
+
+def test_fractions_and_zones_of_the_engine_are_formats() -> None:
+    formats = ("%Y/%m/%d %H:%M:%S%.3f", "%d.%m.%y %H:%M:%S%.f%:z", "%T%6f".replace("%T", "%H"))
+    assert SourceConfig(timestamp_formats=formats).timestamp_formats == formats

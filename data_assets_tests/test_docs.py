@@ -20,7 +20,7 @@ def test_the_page_of_the_configuration_is_made_from_the_model() -> None:
 
 
 def test_the_readme_names_commands_and_targets_that_exist() -> None:
-    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+    for target in set(re.findall(r"(?:^    |`| {3})make ([a-z]+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
     for command in set(re.findall(r"data-assets ([a-z]+)", README)):
         assert command in main.commands

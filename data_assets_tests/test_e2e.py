@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pytest
 
+from data_assets.checks import CHECKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -79,6 +81,8 @@ CHECK = """query($k: AssetKeyInput!, $name: String!, $day: String) {
         status partition evaluation {success metadataEntries {label ... on TextMetadataEntry {text}}}}}"""
 EVENTS = """query($id: ID!) {logsForRun(runId: $id, limit: 1000) {... on EventConnection {events {
     ... on MessageEvent {eventType}}}}}"""
+CHECKED_DAYS = """{assetNodes {assetKey {path} assetChecksOrError {... on AssetChecks {checks {
+    name partitionStatuses {... on AssetCheckTimePartitionStatuses {ranges {status startKey endKey}}}}}}}}"""
 REPOSITORY = {"repositoryLocationName": "data_assets", "repositoryName": "__repository__"}
 
 
@@ -335,6 +339,15 @@ def _expect_checks(dev: Dev) -> None:
             assert (execution["status"], execution["partition"]) == ("SUCCEEDED", day)
             assert execution["evaluation"]["success"] is True
             assert execution["evaluation"]["metadataEntries"] == [{"label": "observed", "text": observed}]
+
+    seen = []
+    for node in dev.ask(CHECKED_DAYS)["assetNodes"]:
+        for check in node["assetChecksOrError"].get("checks", []):
+            if check["name"] != "every_day_done":  # one result a range, on its last day
+                ranges = [(r["status"], r["startKey"], r["endKey"]) for r in check["partitionStatuses"]["ranges"]]
+                assert ranges == [("SUCCEEDED", DAYS[0], DAYS[-1]), ("SUCCEEDED", DROPPED, DROPPED)], (node, check)
+                seen.append((node["assetKey"]["path"][0], check["name"]))
+    assert sorted(seen) == sorted((check.table, check.name) for check in CHECKS)
 
 
 def _expect_runs(dev: Dev, expected: list[str]) -> None:
