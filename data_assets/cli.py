@@ -102,13 +102,16 @@ def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, a
 
 
 def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *, as_json: bool) -> int:
+    from data_assets.jobs import alive, end_dead_runs, range_tags
+
     started, cpu = time.monotonic(), time.process_time()
     summary = Summary()
     with _progress(as_json=as_json) as show:
         ranges = _due_ranges(config, first, last, show)
-        with _instance() as instance:
+        with _instance() as instance, alive(config.data_dir) as tag:
+            end_dead_runs(instance, config.data_dir)
             for start, end in ranges:
-                _run_range(config, instance, start, end, summary, show)
+                _run_range(config, instance, range_tags(start, end) | tag, summary, show)
     _add_totals(config, ranges, summary)
     summary.wall_seconds = round(time.monotonic() - started, 1)
     summary.cpu_seconds = round(time.process_time() - cpu, 1)
@@ -190,20 +193,18 @@ def _instance() -> Iterator[DagsterInstance]:
 
 
 def _run_range(
-    config: PipelineConfig, instance: DagsterInstance, first: str, last: str, summary: Summary, show: Show
+    config: PipelineConfig, instance: DagsterInstance, tags: dict[str, str], summary: Summary, show: Show
 ) -> None:
     from data_assets import progress
     from data_assets.definitions import build_definitions
-    from data_assets.jobs import ALL_DAYS, range_tags
+    from data_assets.jobs import ALL_DAYS, RANGE_END, RANGE_START
     from data_assets.partitions import days_between
 
-    days = days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last))
+    days = days_between(dt.date.fromisoformat(tags[RANGE_START]), dt.date.fromisoformat(tags[RANGE_END]))
     show.expect(len(days))
     job = build_definitions(config).resolve_job_def(ALL_DAYS)
     with progress.listening(show.step):
-        result = job.execute_in_process(
-            instance=instance, tags=range_tags(first, last), raise_on_error=False, run_config=QUIET
-        )
+        result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=QUIET)
     summary.runs.append(result.run_id)
     summary.days += len(days)
     if not result.success:

@@ -8,28 +8,45 @@ would import everything again (docs/decisions/0003).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import uuid
 from typing import TYPE_CHECKING
 
 from dagster import (
     AssetSelection,
+    DagsterRunStatus,
     DefaultScheduleStatus,
     RunRequest,
+    RunsFilter,
     ScheduleEvaluationContext,
     define_asset_job,
     in_process_executor,
     schedule,
 )
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
-    from dagster import ScheduleDefinition
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dagster import DagsterInstance, ScheduleDefinition
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
     from data_assets.config import PipelineConfig
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+ALIVE = "data_assets/alive"
 ALL_DAYS = "all_days"
+UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
@@ -67,3 +84,40 @@ def build_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinition) ->
         return RunRequest(run_key=day, tags=range_tags(day, day))
 
     return yesterday
+
+
+@contextlib.contextmanager
+def alive(data_dir: Path) -> Iterator[dict[str, str]]:
+    """The tag of a run in this process, which others can tell from the run of a dead one.
+
+    The daemon watches the processes that it starts; a run of the command line has nobody. It holds a lock, which the
+    system lets go when the process dies, and names it in its tag.
+    """
+    folder = data_dir / ".alive"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex
+    with FileLock(folder / name, timeout=0):
+        yield {ALIVE: name}
+    (folder / name).unlink(missing_ok=True)
+
+
+def end_dead_runs(instance: DagsterInstance, data_dir: Path) -> list[str]:
+    """Mark runs of killed command lines as failed, so that they neither keep the pool nor hide their days.
+
+    Returns:
+        The runs' ids.
+    """
+    ended = []
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
+        name = run.tags.get(ALIVE)
+        if name is None:
+            continue
+        lock = data_dir / ".alive" / name
+        try:
+            with FileLock(lock, timeout=0):
+                instance.report_run_failed(run, "The command line that ran it was killed. Run its days again.")
+                ended.append(run.run_id)
+        except Timeout:
+            continue
+        lock.unlink(missing_ok=True)
+    return ended

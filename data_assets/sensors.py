@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
-    DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
     RunsFilter,
@@ -29,7 +28,7 @@ from dagster import (
 
 from data_assets import landing
 from data_assets.errors import visible
-from data_assets.jobs import RANGE_END, RANGE_START, range_tags
+from data_assets.jobs import PARTITION, RANGE_END, RANGE_START, UNFINISHED, end_dead_runs, range_tags
 from data_assets.partitions import contiguous_ranges, days_between
 from data_assets.storage import DayLog, Lake
 
@@ -43,13 +42,6 @@ if TYPE_CHECKING:
 
 INTERVAL_SECONDS = 30
 BUDGET_SECONDS = 40.0  # a tick is cut off by Dagster after 60 s; files not reached wait for the next one
-UNFINISHED = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True)
@@ -88,13 +80,14 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
         description="New, changed, removed and late files in the raw directory re-run exactly the days they touch.",
     )
     def raw_files(context: SensorEvaluationContext) -> SensorResult:
+        end_dead_runs(context.instance, config.data_dir)
         lake = Lake(config.lake_dir)
         looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
         for path, reason in looked.listing.ignored.items():
             context.log.warning("%s is left alone: %s", visible(path), reason)
         today = dt.datetime.now(config.zone).date()
         stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
-        tick = decide(stale, context.cursor, _running_days(context.instance, job.name) if stale else set())
+        tick = decide(stale, context.cursor, _running_days(context.instance) if stale else set())
         requests = [RunRequest(run_key=key, tags=range_tags(first, last)) for first, last, key in tick.ranges]
         waiting = f"{len(looked.listing.settling)} files still change, {len(looked.left)} wait for the next look"
         quiet = SkipReason(
@@ -105,10 +98,12 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
     return raw_files
 
 
-def _running_days(instance: DagsterInstance, job_name: str) -> set[str]:
+def _running_days(instance: DagsterInstance) -> set[str]:
+    """Days that any unfinished run is to make, whoever started it: sensor, schedule, UI or command line."""
     days: set[str] = set()
-    for run in instance.get_runs(RunsFilter(job_name=job_name, statuses=UNFINISHED)):
-        first, last = run.tags.get(RANGE_START), run.tags.get(RANGE_END)
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
+        one = run.tags.get(PARTITION)
+        first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
         if first and last:
             days.update(days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)))
     return days

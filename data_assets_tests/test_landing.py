@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import polars as pl
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, build_sensor_context
 
-from data_assets import landing, sensors
+from data_assets import jobs, landing, sensors
 from data_assets.config import PipelineConfig, SourceConfig
 from data_assets.contracts import LANDED_FILES
 from data_assets.definitions import build_definitions
@@ -254,8 +256,40 @@ def test_the_sensor_sees_days_of_runs_in_progress(config: PipelineConfig) -> Non
     tags = {"dagster/asset_partition_range_start": "2024-03-01", "dagster/asset_partition_range_end": "2024-03-03"}
     with DagsterInstance.ephemeral() as instance:
         instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
-        found = sensors._running_days(instance, "all_days")
-    assert found == {"2024-03-01", "2024-03-02", "2024-03-03"}
+        # Materialize in the UI: another job, one day.
+        instance.create_run_for_job(job, tags={"dagster/partition": "2024-03-09"}, status=DagsterRunStatus.STARTING)
+        instance.create_run_for_job(job, tags={"dagster/partition": "2024-03-10"}, status=DagsterRunStatus.SUCCESS)
+        found = sensors._running_days(instance)
+    assert found == {"2024-03-01", "2024-03-02", "2024-03-03", "2024-03-09"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from data_assets.jobs import alive
+with alive(Path(sys.argv[1])) as tag:
+    print(*tag.values(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_run_of_a_killed_command_line_is_ended(config: PipelineConfig) -> None:
+    job = build_definitions(config).resolve_job_def("all_days")
+    command = (sys.executable, "-c", KILLED, config.data_dir)
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9
+    with DagsterInstance.ephemeral() as instance, jobs.alive(config.data_dir) as living:
+        tags = {jobs.ALIVE: killed.stdout.strip(), "dagster/partition": "2024-03-01"}
+        dead = instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
+        other = instance.create_run_for_job(job, tags=living, status=DagsterRunStatus.STARTED)
+        daemons = instance.create_run_for_job(job, status=DagsterRunStatus.STARTED)
+        assert jobs.end_dead_runs(instance, config.data_dir) == [dead.run_id]
+        statuses = {run.run_id: run.status for run in instance.get_runs()}
+    assert statuses == {
+        dead.run_id: DagsterRunStatus.FAILURE,
+        other.run_id: DagsterRunStatus.STARTED,
+        daemons.run_id: DagsterRunStatus.STARTED,
+    }
 
 
 def test_the_schedule_asks_for_yesterday(config: PipelineConfig) -> None:
