@@ -230,6 +230,17 @@ def test_the_golden_summary_of_the_first_report(made):
     assert summary == json.loads(golden.read_text(encoding="utf-8"))
 
 
+def test_the_golden_page_of_the_first_report(made):
+    """The whole page, but for the versions at its end; accepted like the summary."""
+    folder, golden = made.config.reports_dir / DAYS[0], EXPECTED / "report_2024-03-01.html"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for version in json.loads((folder / "summary.json").read_text(encoding="utf-8"))["versions"].values():
+        page = page.replace(f">{version}<", "><")
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(page, encoding="utf-8")
+    assert page == golden.read_text(encoding="utf-8")
+
+
 # ---- What a run promises -----------------------------------------------------------------------------------------
 
 
