@@ -255,17 +255,23 @@ class Show:
         self.days, self.current = days, ""
         if self.bars is not None:
             for stage in STAGES[1:]:
-                task = self.tasks.setdefault(stage, self.bars.add_task(stage, total=0))
-                self.bars.update(task, total=self.bars.tasks[task].total + days)
+                task = self._task(stage)
+                self.bars.update(task, total=(self.bars.tasks[task].total or 0) + days)
+
+    def _task(self, stage: str) -> Any:  # noqa: ANN401 - rich's id
+        """The stage's bar, made when it is first needed."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(stage, total=None)
+        return self.tasks[stage]
 
     def step(self, stage: str, what: str) -> None:
         """A stage begins with a day or a file."""
         what = visible(what, 60)
         if self.bars is not None:
-            task = self.tasks.setdefault(stage, self.bars.add_task(stage, total=None))
             self._finish_before(stage)
             is_day = len(what) == 10 and what[4] == what[7] == "-"
-            self.bars.update(task, advance=1 if is_day or stage == STAGES[0] else 0, description=f"{stage} {what}")
+            advance = 1 if is_day or stage == STAGES[0] else 0
+            self.bars.update(self._task(stage), advance=advance, description=f"{stage} {what}")
         elif not self.silent and stage != self.current:
             click.echo(f"{stage}: {what}" if stage == STAGES[0] else f"{stage}: {self.days:,} days", err=True)
         self.current = stage
