@@ -49,13 +49,12 @@ setup: .venv/.project ## make .venv with the pinned requirements and this projec
 demo: setup .venv/.flights ## a year of real flights, from one raw file to 365 reports
 	@$(BIN)/data-assets demo
 
-# Plain `.venv/bin/dagster dev` does the same with more words: these keep it from announcing a temporary home that
-# nothing is kept in, from making empty folders for telemetry, and from advertising `dg`.
+# Plain `.venv/bin/dg dev` does the same with more words: these keep it from announcing a temporary home that nothing is
+# kept in, and from telling about its own telemetry.
 dev: export DAGSTER_HOME ?= $(CURDIR)
 dev: export DAGSTER_DISABLE_TELEMETRY = 1
-dev: export PYTHONWARNINGS = ignore:Function `dev_command` is superseded
 dev: setup ## the Dagster UI at http://localhost:3000
-	@$(BIN)/dagster dev
+	@$(BIN)/dg dev
 
 test: lint types pytest ## everything that CI checks
 

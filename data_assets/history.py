@@ -1,6 +1,6 @@
-"""Dagster's event log in SQLite, with connections that stay open.
+"""Dagster's history in SQLite: an event log with connections that stay open, runs whose log is read from its start.
 
-Here: one storage class for ``dagster.yaml``. Not here: what is logged (Dagster) or the project's own data
+Here: the storage classes that ``dagster.yaml`` names. Not here: what is logged (Dagster) or the project's own data
 (``storage.py``).
 
 The stock storage opens a connection for each of the thousands of events of a range run and closes it again, and SQLite
@@ -15,17 +15,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqliteRunStorage
 from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from dagster._serdes import ConfigurableClassData
     from sqlalchemy.engine import Connection, Engine
 
+_CONSUMER_CURSOR = "EVENT_LOG_CONSUMER_CURSOR-"
 KEPT_OPEN = 8  # databases (one a run, and the index); older ones are closed
 BUSY_TIMEOUT_SECONDS = 60
+
+
+class RunStorage(SqliteRunStorage):
+    """As SqliteRunStorage, but the daemon that re-executes crashed runs starts at the beginning of a new event log.
+
+    The stock one warns, at the first start, that it ignores what was logged before; here nothing is ignored.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Self:  # noqa: ANN401
+        """What Dagster calls with the ``config`` of dagster.yaml."""
+        return cls.from_local(inst_data=inst_data, **config_value)
+
+    def get_cursor_values(self, keys: set[str]) -> Mapping[str, str]:
+        """The stored cursors; 0, the start, for the daemon's that are not stored yet."""
+        return {key: "0" for key in keys if key.startswith(_CONSUMER_CURSOR)} | dict(super().get_cursor_values(keys))
 
 
 class PooledSqliteEventLogStorage(SqliteEventLogStorage):

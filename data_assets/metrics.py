@@ -1,8 +1,8 @@
 """What a day came to: sessions, outliers, distribution, summary and KPIs, as pure functions of its raw events.
 
-Here: Polars functions from one day's ``raw_events`` (and tables made from it) to the tables below it, and the small
-invariants that the asset checks test. Not here: what makes an event valid (``ingest/``), the columns and types of the
-tables (``contracts.py``), where they are stored (``io_managers.py``), how a day compares with others (``report/``).
+Here: Polars functions from one day's ``raw_events`` (and tables made from it) to the tables below it. Not here: what
+makes an event valid (``ingest/``), the columns and types of the tables (``contracts.py``), what must hold between them
+(``checks.py``), where they are stored (``io_managers.py``), how a day compares with others (``report/``).
 
 Arithmetic, so that the same rows in any order and on any number of threads give the same bytes:
 
@@ -27,7 +27,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
 
 import polars as pl
 
@@ -337,120 +336,6 @@ def fences(quartiles: Sequence[float], factor: float) -> tuple[float | None, flo
     return q1 - factor * (q3 - q1), q3 + factor * (q3 - q1)
 
 
-# ---- Invariants, for the asset checks ----------------------------------------------------------------------------
-
-
-class Balance(NamedTuple):
-    """Two figures that have to be equal, up to ``slack``."""
-
-    left: float
-    right: float
-    slack: float = 0.0
-
-    @property
-    def holds(self) -> bool:
-        """Whether the two agree."""
-        return abs(self.left - self.right) <= self.slack
-
-
-def conserved(counts: RowCounts) -> Balance:
-    """The conservation law: records of the day = valid + quarantined + duplicate."""
-    return Balance(counts.rows_in, counts.valid + counts.quarantined + counts.duplicate)
-
-
-def sessions_cover_events(sessions: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
-    """Sum of total_sessions = rows of raw_events, as an event counts as one session."""
-    return Balance(_count(sessions, pl.col("total_sessions").sum()), _count(events, pl.len()))
-
-
-def users_agree(sessions: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
-    """Rows of session_metrics = distinct users of raw_events."""
-    return Balance(_count(sessions, pl.len()), _count(events, pl.col(USER).n_unique()))
-
-
-def totals_agree(sessions: pl.LazyFrame, events: pl.LazyFrame, precision: int) -> Balance:
-    """Sum of total_value over users = sum of value over events, up to the rounding of each user's total.
-
-    The slack is half a unit of the last of ``precision`` decimals, and a spacing of doubles, for every user.
-    """
-    of_users = _total(sessions.select("total_value"), "total_value")
-    of_events = _total(events.select(VALUE), VALUE)
-    largest = max(_magnitude(sessions, "total_value"), abs(_double(of_events.total)))
-    slack = (of_users.count + 1) * (0.5 * 10.0**-precision + 2 * math.ulp(largest))
-    return Balance(_double(of_users.total), _double(of_events.total), slack)
-
-
-def impossible_sessions(sessions: pl.LazyFrame) -> int:
-    """Rows of session_metrics that contradict themselves.
-
-    Those are: more anomalies than sessions, an average or a shortest duration above the longest, a shortest duration
-    below 0, one of average and longest missing without the other, one of total and mean value likewise.
-    """
-    average, longest, shortest = pl.col("avg_duration"), pl.col("max_duration"), pl.col("min_duration")
-    return _violations(
-        sessions,
-        (pl.col("anomaly_count") > pl.col("total_sessions"))
-        | (average > longest)
-        | (shortest > longest)
-        | (shortest < 0)
-        | (average.is_null() != longest.is_null())
-        | (pl.col("total_value").is_null() != pl.col("mean_value").is_null()),
-    )
-
-
-def outside_fences(outliers: pl.LazyFrame) -> int:
-    """Rows of outliers whose value does not lie outside their own fences, or is missing."""
-    value = pl.col(VALUE)
-    is_outside = (value < pl.col("iqr_lower")) | (value > pl.col("iqr_upper"))
-    return _violations(outliers, ~is_outside.fill_null(value=False))
-
-
-def outliers_complete(outliers: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
-    """Rows of outliers = events outside the fences that the table states (0 = 0 where it is empty and states none)."""
-    stated = outliers.select(pl.len(), pl.col("iqr_lower").first(), pl.col("iqr_upper").first()).collect(
-        engine="streaming"
-    )
-    rows, lower, upper = stated.row(0)
-    if not rows:
-        return Balance(0, 0)
-    return Balance(rows, _violations(events, (pl.col(VALUE) < lower) | (pl.col(VALUE) > upper)))
-
-
-def distribution_covers_events(distribution: pl.LazyFrame, events: pl.LazyFrame) -> Balance:
-    """Sum of count = rows of raw_events."""
-    return Balance(_count(distribution, pl.col("count").sum()), _count(events, pl.len()))
-
-
-def proportions_sum(distribution: pl.LazyFrame) -> Balance:
-    """Sum of proportion = 1 (0 on a day without events), up to the rounding of each."""
-    shares = distribution.select("proportion").collect(engine="streaming")["proportion"]
-    return Balance(math.fsum(shares), 1.0 if len(shares) else 0.0, len(shares) * 10.0**-PROPORTION_DECIMALS)
-
-
-def misordered_types(distribution: pl.LazyFrame) -> int:
-    """Rows of event_distribution out of order (count descending, then name), or whose cumulative is not what it says.
-
-    That is the sum of the proportions so far, up to their rounding, and 1 in the last row.
-    """
-    count, name, cumulative = pl.col("count"), pl.col(TYPE), pl.col("cumulative")
-    slack = pl.int_range(1, pl.len() + 1) * 10.0**-PROPORTION_DECIMALS
-    is_last = pl.int_range(pl.len()) == pl.len() - 1
-    return _violations(
-        distribution,
-        (count > count.shift(1)).fill_null(value=False)
-        | ((count == count.shift(1)) & (name <= name.shift(1))).fill_null(value=False)
-        | ((cumulative - pl.col("proportion").cum_sum()).abs() > slack)
-        | (is_last & (cumulative != 1)),
-    )
-
-
-def kpis_agree(kpis: pl.LazyFrame, events: pl.LazyFrame, outliers: pl.LazyFrame) -> int:
-    """How many of valid, users, sessions, events and outliers in daily_kpis contradict the tables they sum up."""
-    row = kpis.select("valid", "users", "sessions", "events", "outliers").collect().row(0)
-    n, users = _count(events, pl.len()), _count(events, pl.col(USER).n_unique())
-    return sum(a != b for a, b in zip(row, (n, users, n, n, _count(outliers, pl.len())), strict=True))
-
-
 # ---- Parts -------------------------------------------------------------------------------------------------------
 
 
@@ -756,13 +641,3 @@ def _double(number: Fraction) -> float:
             "Bound the values with quality.value_min and quality.value_max, so that absurd ones are quarantined.",
             table="raw_events",
         ) from None
-
-
-def _count(frame: pl.LazyFrame, expression: pl.Expr) -> int:
-    """One whole number from a frame."""
-    return int(frame.select(expression).collect(engine="streaming").item())
-
-
-def _violations(frame: pl.LazyFrame, is_wrong: pl.Expr) -> int:
-    """Rows for which ``is_wrong`` is true; null is not."""
-    return _count(frame, is_wrong.fill_null(value=False).sum())
