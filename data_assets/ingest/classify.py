@@ -7,7 +7,7 @@ here: reading (``opening.py`` and the module of each format), types (``values.py
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from polars.exceptions import PanicException
@@ -69,7 +69,7 @@ def classify(records: Records, relative: str, home_day: dt.date, config: Pipelin
         *rules.columns,
         *rules.place,
         rules.reasons.alias("reasons"),
-        pl.col(RECORD).alias("record"),
+        rules.record.alias("record"),
         pl.lit(home_day).alias("home_day"),
         "day",
     )
@@ -104,24 +104,22 @@ def split_file(
         .with_columns(
             *rules.place,
             rules.reasons.alias("reasons"),
-            pl.col(RECORD).alias("record"),
+            rules.record.alias("record"),
             pl.lit(home_day).alias("home_day"),
         )
         .select(*QUARANTINED_EVENTS.names, "day")
     )
-    group = ROW_GROUP if days is not None and len(days) <= FEW_DAYS else ROW_GROUP_MANY_DAYS
-    sinks = [
-        frame.sink_parquet(
-            pl.PartitionBy(target, key="day", include_key=False),
-            compression="zstd",
-            compression_level=1,
-            row_group_size=group,
-            mkdir=True,
-            lazy=True,
-        )
-        for frame, target in ((valid, targets["valid"]), (refused, targets["quarantined"]))
-    ]
-    _collected(sinks, relative)
+    _collected([_sink(f, targets[n], days) for n, f in (("valid", valid), ("quarantined", refused))], relative)
+
+
+def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None) -> pl.LazyFrame:
+    """The frame on its way to a file for each day; not compressed, as it is read once and thrown away."""
+    few = days is not None and len(days) <= FEW_DAYS
+    how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": ROW_GROUP if few else ROW_GROUP_MANY_DAYS}
+    if days is not None and len(days) == 1:
+        path = target / f"day={next(iter(days))}" / "0.parquet"
+        return frame.drop("day").sink_parquet(path, mkdir=True, lazy=True, **how)
+    return frame.sink_parquet(pl.PartitionBy(target, key="day", include_key=False), mkdir=True, lazy=True, **how)
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,14 @@ class _Rules:
         columns: what the source says, as a valid row has it.
         place: ``source_file`` and ``source_line``.
         reasons: the list of reasons.
+        record: the record as it stood.
     """
 
     base: pl.LazyFrame
     columns: list[pl.Expr]
     place: list[pl.Expr]
     reasons: pl.Expr
+    record: pl.Expr
 
 
 def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> _Rules:
@@ -148,7 +148,10 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
         n: _given(s, config, is_text=n in texts, must=n in config.source.required).alias(_GIVEN + n)
         for n, s in found.items()
     }
-    frame = records.frame.with_columns(e for n, e in given.items() if not found[n].names)
+    frame, record = records.frame, records.record
+    if any(s.names for s in found.values()):  # SQL may hide columns that the record is made of
+        frame, record = frame.with_columns(record.alias(RECORD)), pl.col(RECORD)
+    frame = frame.with_columns(e for n, e in given.items() if not found[n].names)
     frame = (
         bound(frame, found.values())
         .with_columns(
@@ -176,17 +179,20 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     frame = frame.with_columns(
         _left_blank(n, config) for n, s in found.items() if n not in texts and s.dtype == pl.String
     )
-    shaped = ~pl.col(MALFORMED) & ~pl.col(EMPTY)
+    # A record in which nothing stands lacks its start: where that is required, no other field has to be looked at.
+    is_missed = found["session_start"].uses and "session_start" in config.source.required
+    broken = pl.col(MALFORMED) if is_missed else pl.col(MALFORMED) | pl.col(EMPTY)
+    if not is_missed:
+        frame = frame.with_columns(records.empty.alias(EMPTY))
     start = pl.col(_VALUE + "session_start").dt.date()
     frame = frame.with_columns(
-        day=pl.when(shaped & (start >= config.start_date)).then(start).otherwise(pl.lit(home_day))
+        day=pl.when(~broken & (start >= config.start_date)).then(start).otherwise(pl.lit(home_day))
     )
     flags = _flags(found, config)
-    broken = pl.col(MALFORMED) | pl.col(EMPTY)
     base = frame.with_columns((pl.any_horizontal([broken, *flags.values()])).alias(_REFUSED))
     listed = pl.concat_list([pl.when(flag).then(pl.lit(code)) for code, flag in flags.items()]).list.drop_nulls()
     reasons = (
-        pl.when(pl.col(EMPTY))
+        pl.when(records.empty if is_missed else pl.col(EMPTY))
         .then(pl.lit(["empty_row"]))
         .when(MALFORMED)
         .then(pl.lit(["malformed_record"]))
@@ -196,7 +202,7 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     columns: list[pl.Expr] = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
     columns += _extra(records, found, config, set(contract))
     place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
-    return _Rules(base, columns, place, reasons)
+    return _Rules(base, columns, place, reasons, record)
 
 
 def _given(source: Source, config: PipelineConfig, *, is_text: bool, must: bool = True) -> pl.Expr:

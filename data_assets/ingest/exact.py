@@ -1,4 +1,4 @@
-"""CSV record by record, for files that the engine might misread: quotes, NUL, bare CR, broken bytes.
+"""CSV record by record, for files and lines that the engine might misread: quotes, NUL, bare CR, broken bytes.
 
 Here: the splitter. Physical lines are taken as they stand (LF, CRLF or CR), Python's strict ``csv`` reader says where a
 quoted record ends, and each physical line is accounted to exactly one record: the sum is compared with a count that the
@@ -8,19 +8,23 @@ wrong width, costs its own physical line and nothing else. Not here: what the va
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from data_assets.errors import SourceFileError, visible
-from data_assets.ingest.records import Records, Spool, column_names, no_rows
+from data_assets.ingest.records import Spool, column_names, no_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    import polars as pl
 
     from data_assets.config import PipelineConfig
 
@@ -35,13 +39,16 @@ Batch = tuple[Sequence[list[str] | None], Sequence[int], list[str]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What is known of the file before it is read: its names, and its physical lines."""
+    """What is known of the file before it is read.
 
-    format: str
-    encoding: str
+    Attributes:
+        lines: its physical lines.
+        above: how many of them stand above the header.
+    """
+
     delimiter: str
     lines: int
-    reason: str
+    above: int = 0
 
 
 class Record(NamedTuple):
@@ -53,37 +60,68 @@ class Record(NamedTuple):
     covered: int
 
 
-def open_exact(path: Path, relative: str, config: PipelineConfig, scratch: Path, shape: Shape) -> Records:
+def read_all(
+    path: Path, relative: str, config: PipelineConfig, scratch: Path, shape: Shape
+) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
     """Spool every record of a UTF-8 file.
+
+    Returns:
+        The records with their helper columns, the source's columns, and how many records there are.
 
     Raises:
         SourceFileError: a physical line was lost or taken twice.
     """
-    previous = csv.field_size_limit(_FIELD_LIMIT)  # the default refuses fields over 128 KiB
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as source:
-            reader = _Reader(source, shape.delimiter)
-            first = reader.header()
-            if first is None:
-                return Records(no_rows(), (), 0, shape.format, shape.encoding, "exact", shape.reason)
-            header = config.source.csv.header
-            columns = column_names(first.fields or [""] if header else [""] * len(first.fields or [""]),
-                                   config.source.column_naming)  # fmt: skip
-            records = reader.records(len(columns))
-            with Spool(scratch / "records.parquet", columns) as spool:
-                if not header:
-                    spool.extend(*_columns([first]))
-                for batch in records:
-                    spool.extend(*batch)
-    finally:
-        csv.field_size_limit(previous)
+    with _any_field_size(), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as source:
+        reader = _Reader(source, shape.delimiter)
+        above = [r for r in (reader.line() for _ in range(shape.above)) if r.text]
+        first = reader.header()
+        if first is None:
+            return no_rows(), (), 0
+        header, names = config.source.csv.header, first.fields or [""]
+        columns = column_names(names if header else [""] * len(names), config.source.column_naming)
+        with Spool(scratch / "records.parquet", columns) as spool:
+            spool.extend(*_columns(above if header else [first]))
+            for batch in reader.records(len(columns)):
+                spool.extend(*batch)
     if reader.covered != shape.lines:
         raise SourceFileError(
             f"{visible(relative)} has {shape.lines} physical lines, but its records cover {reader.covered}.",
             "This is a defect of the reader; the file was left alone. Please report it with the file.",
             path=relative,
         )
-    return Records(spool.scan(), columns, spool.rows, shape.format, shape.encoding, "exact", shape.reason)
+    return spool.scan(), columns, spool.rows
+
+
+def read_apart(path: Path, apart: Sequence[int], delimiter: str, copy: Path, spool: Spool) -> list[int]:
+    """Spool the records that begin on the given lines, and copy the file with no more than delimiters in theirs.
+
+    Returns:
+        The lines that those records cover.
+    """
+    taken: list[int] = []
+    with _any_field_size(), spool, path.open("rb") as source, copy.open("wb") as out:
+        nothing = delimiter.encode() * (len(spool.columns) - 1) + b"\n"
+        reader = _Reader((raw.decode("utf-8", "surrogateescape") for raw in source), delimiter)
+        for number in apart:
+            if number <= reader.covered:
+                continue
+            reader.copy(number - 1 - reader.covered, source, out)
+            record = reader.one(len(spool.columns))
+            spool.extend(*_columns([record]))
+            out.write(nothing * record.covered)
+            taken += range(number, number + record.covered)
+        reader.copy(None, source, out)
+    return taken
+
+
+@contextlib.contextmanager
+def _any_field_size() -> Iterator[None]:
+    """The default refuses fields over 128 KiB."""
+    previous = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(previous)
 
 
 def _columns(records: list[Record]) -> Batch:
@@ -103,10 +141,30 @@ class _Reader:
     def header(self) -> Record | None:
         """The first record that is not blank; blank lines before it belong to it."""
         while self._fill(1):
-            record = self._one(None)
+            record = self.one(None)
             if record.text:
                 return record
         return None
+
+    def line(self) -> Record:
+        """The next physical line, whatever it holds."""
+        self._fill(1)
+        text = _bare(self._waiting.popleft())
+        self.covered += 1
+        return Record(None, self.covered, text, 1)
+
+    def copy(self, lines: int | None, source: BinaryIO, out: BinaryIO) -> None:
+        """Pass the next lines (``None``: all that are left) on to ``out`` unread."""
+        ahead = [
+            self._waiting.popleft()
+            for _ in range(len(self._waiting) if lines is None else min(lines, len(self._waiting)))
+        ]
+        out.writelines(text.encode("utf-8", "surrogateescape") for text in ahead)
+        if lines is None:
+            shutil.copyfileobj(source, out)
+            return
+        out.writelines(itertools.islice(source, lines - len(ahead)))
+        self.covered += lines
 
     def records(self, width: int) -> Iterator[Batch]:
         """All that follows, each of ``width`` fields or malformed."""
@@ -117,7 +175,7 @@ class _Reader:
                 continue
             until = self.covered + len(self._waiting)
             while self.covered < until and self._fill(1):
-                yield _columns(self._careful(width) or [self._one(width)])
+                yield _columns(self._careful(width) or [self.one(width)])
 
     def _fill(self, lines: int) -> bool:
         """Have at least so many lines waiting if the file has them."""
@@ -164,7 +222,7 @@ class _Reader:
         self.covered += start
         return result
 
-    def _one(self, width: int | None) -> Record:
+    def one(self, width: int | None) -> Record:
         """The next record, with as many lines as its quotes need, if those make a record of the right width."""
         line = self.covered + 1
         used: list[str] = []

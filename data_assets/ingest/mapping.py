@@ -67,6 +67,13 @@ def wanted_columns(config: PipelineConfig) -> tuple[str, ...]:
     return tuple(found)
 
 
+def required_columns(config: PipelineConfig) -> tuple[str, ...]:
+    """The source's columns, by their names in the mapping, that a file cannot do without."""
+    mapping = config.source.columns.as_mapping()
+    required = (mapping[name] for name in config.source.required)
+    return tuple(theirs for theirs in required if isinstance(theirs, str))
+
+
 def check_required(records: Records, relative: str, config: PipelineConfig) -> None:
     """Refuse a file without the columns that the mapping requires.
 
@@ -75,13 +82,8 @@ def check_required(records: Records, relative: str, config: PipelineConfig) -> N
     """
     if not records.columns:
         return
-    mapping = config.source.columns.as_mapping()
-    required = [mapping[name] for name in config.source.required]
-    missing = [
-        theirs
-        for theirs in required
-        if isinstance(theirs, str) and find(theirs, records.columns, config.source.column_naming) is None
-    ]
+    naming = config.source.column_naming
+    missing = [theirs for theirs in required_columns(config) if find(theirs, records.columns, naming) is None]
     if missing:
         raise MissingColumnsError(relative, missing, records.columns)
 

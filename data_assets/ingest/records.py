@@ -6,7 +6,7 @@ write into. Not here: the readers themselves (``delimited.py``, ``exact.py``, ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import polars as pl
@@ -33,14 +33,17 @@ class Records:
 
     Attributes:
         frame: the source's columns (text for text formats, native types for Parquet) and the helper columns ``__line``
-            (physical line on which the record starts; row number for Parquet), ``__record`` (the record as it stood),
-            ``__malformed`` and ``__empty``.
+            (physical line on which the record starts; row number for Parquet) and ``__malformed``; ``__record`` and
+            ``__empty`` where they are not made of the others.
         columns: the source's column names after ``source.column_naming``.
         physical_rows: how many records the file holds, counted apart from the parser.
         format: ``csv``, ``json``, ``jsonl`` or ``parquet``, with ``.gz`` or ``.zst`` when compressed.
         encoding: the text's encoding, or ``binary``.
-        lane: ``fast`` (the engine reads the file) or ``exact`` (Python does, record by record).
-        reason: why the exact lane; empty for the fast one.
+        lane: ``fast`` (the engine reads the file), ``exact`` (Python does, record by record) or ``mixed`` (Python reads
+            the lines that the engine might misread).
+        reason: why not the fast lane; empty for it.
+        record: the record as it stood; evaluated on refused rows only, as it costs as much as reading them.
+        empty: whether nothing stands in the record; likewise.
     """
 
     frame: pl.LazyFrame
@@ -50,6 +53,8 @@ class Records:
     encoding: str
     lane: str
     reason: str
+    record: pl.Expr = field(default_factory=lambda: pl.col(RECORD))
+    empty: pl.Expr = field(default_factory=lambda: pl.col(EMPTY))
 
 
 def rename(name: str, naming: str) -> str:
@@ -74,7 +79,7 @@ def column_names(names: Iterable[str], naming: str) -> tuple[str, ...]:
     taken = set(HELPERS)
     result = []
     for number, name in enumerate(names, start=1):
-        wanted = rename(name.strip(), naming) or f"column_{number}"
+        wanted = rename(printable(name.strip()), naming) or f"column_{number}"
         unique, suffix = wanted, 2
         while unique in taken:
             unique, suffix = f"{wanted}_{suffix}", suffix + 1

@@ -1,0 +1,164 @@
+"""What ingest costs beside the bare engines: one CSV file of a day into valid and quarantined Parquet.
+
+Here: `python -m benchmarks.ingest [ROWS [ROUNDS]]`. Each case runs in a process of its own, cases interleaved, and the
+best of the rounds is printed: CPU seconds, wall seconds, peak memory above the imports, rows per CPU second and the
+ratio to bare Polars. The file is made deterministically. Not here: whole days (``days.py``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DAY = "2024-03-01"
+CONFIG = {"start_date": "2024-01-01", "timezone": "UTC"}
+FORMAT = "%Y-%m-%d %H:%M:%S"
+DUCKDB_TYPED = """
+    COPY (SELECT TRY_CAST(user_id AS BIGINT) AS user_id, TRY_CAST(session_start AS TIMESTAMP) AS session_start,
+                 TRY_CAST(session_end AS TIMESTAMP) AS session_end, event_type, TRY_CAST(value AS DOUBLE) AS value
+          FROM read_csv('{source}', all_varchar = true, header = true))
+    TO '{target}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
+
+
+def make(path: Path, rows: int, *, quoted: int = 0) -> None:
+    """``rows`` events of one day, five columns; every ``quoted``-th event type stands in quotes (0: none)."""
+    import polars as pl
+
+    with path.open("wb") as out:
+        out.write(b"user_id,session_start,session_end,event_type,value\n")
+        for first in range(0, rows, 1_000_000):
+            n = pl.int_range(first, min(first + 1_000_000, rows), eager=True).alias("n").to_frame().lazy()
+            key = (pl.col("n") * 2_654_435_761) % 4_294_967_296
+            start = pl.datetime(2024, 3, 1) + pl.duration(seconds=key % 86_400)
+            kind = pl.concat_str(pl.lit("type_"), (key // 7 % 12).cast(pl.String))
+            if quoted:
+                kind = (
+                    pl.when(pl.col("n") % quoted == 0)
+                    .then(pl.concat_str(pl.lit('"'), kind, pl.lit('"')))
+                    .otherwise(kind)
+                )
+            frame = n.select(
+                key // 5 % 1_000_000,
+                start.dt.strftime(FORMAT).alias("s"),
+                (start + pl.duration(seconds=key // 3 % 7_200)).dt.strftime(FORMAT).alias("e"),
+                kind.alias("k"),
+                ((key % 100_000) / 100).alias("v"),
+            )
+            out.write(frame.collect().write_csv(include_header=False, quote_style="never").encode())
+
+
+def polars_typed(source: Path, folder: Path) -> int:
+    """Bare Polars: text to types to Parquet, no rules, no split, no count."""
+    import polars as pl
+
+    frame = pl.scan_csv(source, infer_schema=False).select(
+        pl.col("user_id").cast(pl.Int64, strict=False),
+        *(pl.col(c).str.to_datetime(FORMAT, strict=False, cache=False) for c in ("session_start", "session_end")),
+        "event_type",
+        pl.col("value").cast(pl.Float64, strict=False),
+    )
+    frame.sink_parquet(folder / "out.parquet", compression="zstd", compression_level=1, row_group_size=131_072)
+    return -1
+
+
+def duckdb_typed(source: Path, folder: Path) -> int:
+    """Bare DuckDB, likewise."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(DUCKDB_TYPED.format(source=source, target=folder / "out.parquet"))
+    return -1
+
+
+def chdb_typed(source: Path, folder: Path) -> int:
+    """ClickHouse's engine in the process, likewise."""
+    import chdb
+
+    chdb.query(
+        f"""SELECT toInt64OrNull(user_id), parseDateTimeOrNull(session_start, '%Y-%m-%d %H:%i:%s'),
+                   parseDateTimeOrNull(session_end, '%Y-%m-%d %H:%i:%s'), event_type, toFloat64OrNull(value)
+            FROM file('{source}', CSVWithNames, 'user_id String, session_start String, session_end String,
+                 event_type String, value String') INTO OUTFILE '{folder}/out.parquet' FORMAT Parquet
+            SETTINGS output_format_parquet_compression_method='zstd'"""
+    )
+    return -1
+
+
+def ours(source: Path, folder: Path) -> int:
+    """The project's reader: every record typed, judged, split by day, counted on the bytes."""
+    import datetime as dt
+
+    from data_assets import ingest
+    from data_assets.config import PipelineConfig
+
+    config = PipelineConfig.model_validate(CONFIG)
+    day = dt.date.fromisoformat(DAY)
+    records = ingest.open_records(source, source.name, config, folder)
+    ingest.split_file(records, source.name, day, [day], config, folder)
+    return records.physical_rows
+
+
+CASES = {
+    "bare Polars, typed": (polars_typed, "plain"),
+    "bare DuckDB, typed": (duckdb_typed, "plain"),
+    "bare ClickHouse (chdb), typed": (chdb_typed, "plain"),
+    "data_assets, fast lane": (ours, "plain"),
+    "data_assets, 1 line in 1,000 quoted": (ours, "some"),
+    "data_assets, every line quoted": (ours, "all"),
+}
+FILES = {"plain": 0, "some": 1_000, "all": 1}
+IMPORTS = ("polars", "pyarrow.parquet", "duckdb", "data_assets.ingest", "data_assets.config")
+
+
+def child(case: str, source: str) -> None:
+    """One case in this process; prints CPU seconds, wall seconds and peak MB above the imports."""
+    for name in (*IMPORTS, *(["chdb"] if "chdb" in case else [])):
+        importlib.import_module(name)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=Path(source).parent) as folder:
+        CASES[case][0](Path(source), Path(folder))
+        wall = time.monotonic() - started
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    sys.stdout.write(f"{cpu} {wall} {(after.ru_maxrss - before.ru_maxrss) / 1024}\n")
+
+
+def main(rows: int, rounds: int, wanted: str) -> None:
+    """All cases, interleaved."""
+    cases = {c: v for c, v in CASES.items() if wanted in c and ("chdb" not in c or importlib.util.find_spec("chdb"))}
+    best: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in {kind for _, kind in cases.values()}:
+            make(Path(folder) / f"{name}.csv", rows, quoted=FILES[name])
+        for _ in range(rounds):
+            for case, (_, kind) in cases.items():
+                command = [sys.executable, "-m", "benchmarks.ingest", "--child", case, f"{folder}/{kind}.csv"]
+                out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
+                figures = [float(x) for x in out.split()]
+                best[case] = min(best.get(case, figures), figures)
+    base = best.get("bare Polars, typed", [0.0])[0]
+    for case, (cpu, wall, memory) in best.items():
+        ratio = f"{cpu / base:5.2f} x" if base else ""
+        sys.stdout.write(
+            f"{case:38s} {cpu:7.2f} CPU-s {wall:7.2f} s {memory:6.0f} MB {rows / cpu:12,.0f}/CPU-s {ratio}\n"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], sys.argv[3])
+    else:
+        arguments = sys.argv[1:]
+        main(
+            int(arguments[0]) if arguments else 1_000_000,
+            int(arguments[1]) if arguments[1:] else 3,
+            arguments[2] if arguments[2:] else "",
+        )
