@@ -111,10 +111,11 @@ def _day(
     files = files.sort("path")
     parts = {
         kind: {path: sorted((folders[path] / kind / f"day={day}").glob("*.parquet")) for path in files["path"]}
-        for kind in ("valid", "quarantined")
+        for kind in ingest.KINDS
     }
-    valid = _scan(contracts["raw_events"].empty(), [p for found in parts["valid"].values() for p in found])
-    read = {path: _rows(found) for path, found in parts["valid"].items()}
+    of_files = [_in_file_order(parts["valid"][path], parts["mended"][path]) for path in files["path"]]
+    valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
+    read = {path: _rows([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
     kept = read
     subset = _duplicate_key(config, valid.collect_schema().names())
     if subset:
@@ -136,16 +137,30 @@ def _day(
         ],
         schema=BY_FILE,
     )
-    quarantined = _scan(contracts["quarantined_events"].empty(), [p for f in parts["quarantined"].values() for p in f])
+    refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
+    quarantined = _together(contracts["quarantined_events"].empty(), refused)
     return StagedDay(valid, quarantined, by_file, fingerprint)
 
 
-def _scan(empty: pl.DataFrame, paths: list[Path]) -> pl.LazyFrame:
-    """The rows of all parts, in this order. Files may differ in extra columns."""
-    if not paths:
+def _in_file_order(plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
+    """One file's valid rows, those that took a second look among the others; ``None`` when it has none."""
+    scans = [pl.concat([_scan(p) for p in paths]) for paths in (plain, mended) if paths]
+    return (
+        scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
+        if len(scans) > 1
+        else next(iter(scans), None)
+    )
+
+
+def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame]) -> pl.LazyFrame:
+    """The rows of all files, in this order. Files may differ in extra columns."""
+    if not scans:
         return empty.lazy()
-    scans = [pl.scan_parquet(p, glob=False, hive_partitioning=False) for p in paths]
     return pl.concat(scans, how="diagonal") if len(scans) > 1 else scans[0]
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
 def _rows(paths: Collection[Path]) -> int:

@@ -63,13 +63,13 @@ def reasons(tmp_path, content, name="a.csv", **options):
 def split(records, name, folder, settings, days=None):
     ingest.split_file(records, name, HOME, days, settings, folder)
 
-    def side(which):
-        return {
-            f.parent.name: pl.read_parquet(f, hive_partitioning=False)
-            for f in sorted((folder / which).rglob("*.parquet"))
-        }
+    def side(*kinds):
+        files = sorted(f for kind in kinds for f in (folder / kind).rglob("*.parquet"))
+        parts = {day: [pl.read_parquet(f, hive_partitioning=False) for f in files if f.parent.name == day]
+                 for day in sorted({f.parent.name for f in files})}  # fmt: skip
+        return {day: pl.concat(frames).sort("source_line") for day, frames in parts.items()}
 
-    return side("valid"), side("quarantined")
+    return side("valid", "mended"), side("quarantined")
 
 
 # ---- names and formats ------------------------------------------------------------------------------------------
@@ -705,6 +705,57 @@ def test_both_lanes_agree(tmp_path_factory, lines, end, last, above):
     assert fast.columns == slow.columns
     for one, other in zip(_rows(fast), _rows(slow), strict=True):
         assert_frame_equal(one, other)
+
+
+SOUND = "{},2024-01-02 10:00:00,2024-01-02 11:00:00,buy,1.5,x"
+FIELDS = (
+    ["1", " 1", "01", "1.0", "", "NA", "9223372036854775808", "x"],
+    [
+        "2024-01-02 10:00:00",
+        "2024-01-03T10:00:00Z",
+        " 2024-01-02 10:00:00",
+        "2024-01-02 10:00:60",
+        "",
+        "NULL",
+        "1999-01-01",
+    ],
+    ["2024-01-02 11:00:00", "", "NA", "soon", "2024-01-02"],
+    ["buy", "", " NA ", "ü", " buy "],
+    ["1.5", "", "inf", "nan", "NA", "-7", " 2 ", "1e999", "1e5"],
+    ["x", "", "NA"],
+)
+RULES = (
+    {},
+    {"types": {"user_id": "string"}},
+    {"timestamp_formats": ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S"]},
+    {"required": ["user_id", "session_start", "event_type", "value", "metadata"]},
+    {"null_values": ["NA"]},
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(*map(st.sampled_from, FIELDS)), min_size=1, max_size=60), st.sampled_from(RULES))
+def test_a_first_look_comes_to_the_same_as_every_rule(tmp_path_factory, odd, source):
+    """A file of mostly sound rows is split by the short rules and, for what those leave, by all; one by one, by all."""
+    tmp_path = tmp_path_factory.mktemp("quick")
+    lines = [SOUND.format(n) for n in range(10_000)]
+    for number, fields in enumerate(odd):
+        lines.insert(number * 150, ",".join(fields))
+    quality = {"value_min": -5, "value_max": 100, "required_event_types": ["buy", "ü"]}
+    settings_ = config(quality, **source)
+    records = opened(tmp_path, HEADER + "\n".join(lines), settings=settings_)
+    valid, refused = split(records, "a.csv", tmp_path / "out", settings_)
+    assert any((tmp_path / "out" / "valid").iterdir())
+    judged = ingest.classify(records, "a.csv", HOME, settings_).collect()
+    names = pl.concat(valid.values()).columns
+    assert_frame_equal(
+        pl.concat(valid.values()).sort("source_line"),
+        judged.filter(pl.col("reasons").list.len() == 0).sort("source_line").select(names),
+    )
+    seen = (
+        pl.concat(refused.values()).sort("source_line") if refused else judged.head(0).select(QUARANTINED_EVENTS.names)
+    )
+    assert_frame_equal(seen, judged.filter(pl.col("reasons").list.len() > 0).sort("source_line").select(seen.columns))
 
 
 PIECE = st.sampled_from(['"', '""', ",", "\n", "\r\n", "\r", "a", "1", "é", "\0", " "])

@@ -6,9 +6,18 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 (``landing.py``), duplicates across files and the tables themselves (``assets.py``), where they lie (``storage.py``).
 """
 
-from data_assets.ingest.classify import classify, count_days, split_file
+from data_assets.ingest.classify import KINDS, classify, count_days, split_file
 from data_assets.ingest.mapping import check_required
 from data_assets.ingest.opening import detect_format, open_records
 from data_assets.ingest.records import Records
 
-__all__ = ["Records", "check_required", "classify", "count_days", "detect_format", "open_records", "split_file"]
+__all__ = [
+    "KINDS",
+    "Records",
+    "check_required",
+    "classify",
+    "count_days",
+    "detect_format",
+    "open_records",
+    "split_file",
+]

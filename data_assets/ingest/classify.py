@@ -6,7 +6,7 @@ here: reading (``opening.py`` and the module of each format), types (``values.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -35,6 +35,11 @@ _GIVEN = "__given_"
 _VALUE = "__value_"
 _FAILED = "__failed_"
 _REFUSED = "__refused"
+_CLEAN = "__clean"
+_MANY = 10_000  # fewer records are not worth a look at what they are like
+_SAMPLE = 1_000
+_MOSTLY = 0.9
+KINDS = ("valid", "mended", "quarantined")
 
 
 def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.DataFrame:
@@ -83,19 +88,52 @@ def split_file(
     config: PipelineConfig,
     out_dir: Path,
 ) -> None:
-    """Write ``out_dir/valid/day=…/*.parquet`` and ``out_dir/quarantined/day=…/*.parquet`` in one pass over the file.
+    """Write the rows of each day, valid and refused, as Parquet files below ``out_dir``, in one pass over the file.
 
-    Within a day the rows stand in file order. ``days`` limits what is written.
+    ``valid/day=…``, ``mended/day=…`` and ``quarantined/day=…``: mended rows are valid ones in a form that took a second
+    look; ``source_line`` says where they belong among the others. In each the rows stand in file order. ``days`` limits
+    what is written.
 
     Raises:
         SourceFileError: the file turns out to be damaged.
         ConfigurationError: the mapping's SQL does not fit the file.
     """
-    targets = {"valid": out_dir / "valid", "quarantined": out_dir / "quarantined"}
-    for target in targets.values():
+    valid, mended, quarantined = (out_dir / kind for kind in KINDS)
+    for target in (valid, mended, quarantined):
         target.mkdir(parents=True, exist_ok=True)
     if records.physical_rows == 0:
         return
+    quick = _quick(records, relative, config)
+    if quick is None:
+        _split(records, relative, home_day, days, config, valid, quarantined)
+        return
+    place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
+    day = pl.col(_VALUE + "session_start").dt.date().alias("day")
+    plain = quick.frame.filter(_CLEAN).select(*quick.columns, *place, day)
+    if days is not None:
+        plain = plain.filter(pl.col("day").is_in(sorted(days)))
+    rest = out_dir / "rest.parquet"
+    texts = [*records.columns, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
+    others = quick.frame.filter(~pl.col(_CLEAN)).select(texts)
+    _collected([_sink(plain, valid, days), others.sink_parquet(rest, compression="uncompressed", lazy=True)], relative)
+    left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
+    rows = int(left.select(pl.len()).collect().item())
+    if rows:
+        looked = replace(records, frame=left, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
+        _split(looked, relative, home_day, days, config, mended, quarantined)
+    rest.unlink()
+
+
+def _split(
+    records: Records,
+    relative: str,
+    home_day: dt.date,
+    days: Collection[dt.date] | None,
+    config: PipelineConfig,
+    valid_dir: Path,
+    quarantined_dir: Path,
+) -> None:
+    """Every rule on every record."""
     rules = _rules(records, relative, home_day, config)
     base = rules.base if days is None else rules.base.filter(pl.col("day").is_in(sorted(days)))
     valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *rules.place, "day")
@@ -109,7 +147,57 @@ def split_file(
         )
         .select(*QUARANTINED_EVENTS.names, "day")
     )
-    _collected([_sink(f, targets[n], days) for n, f in (("valid", valid), ("quarantined", refused))], relative)
+    _collected([_sink(valid, valid_dir, days), _sink(refused, quarantined_dir, days)], relative)
+
+
+@dataclass(frozen=True)
+class _Quick:
+    """The records with ``__clean``, and the columns of a valid row, which hold where that is true."""
+
+    frame: pl.LazyFrame
+    columns: list[pl.Expr]
+
+
+def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | None:
+    """The rules as they are for a row that reads at first sight; ``None`` where few rows would.
+
+    On such a row they come to the same as ``_rules``; looking no further at it saves a third of the time.
+    """
+    found, source = sources(records, relative, config), config.source
+    plain = all(s.value is None or (s.dtype == pl.String and not s.names) for s in found.values())
+    absent = any(found[name].value is None for name in source.required)
+    if records.physical_rows < _MANY or not plain or absent or source.csv.decimal_comma or _may_be_read(config):
+        return None
+    whole = source.types.user_id == "int64"
+    texts = _TEXTS if whole else (*_TEXTS, "user_id")
+    sample = _collected([records.frame.head(_SAMPLE)], relative)[0].lazy()
+    given = {n: _given(s, config, is_text=n in texts, must=n in source.required) for n, s in found.items()}
+    typed = given | {n: value for n in texts if n in source.required and (value := found[n].value) is not None}
+    if whole:
+        typed["user_id"] = given["user_id"].cast(pl.Int64, strict=False)
+    typed["value"] = given["value"].cast(pl.Float64, strict=False)
+    for name in _TIMES:
+        form = values.common_form(sample.select(x=given[name]).collect()["x"])
+        typed[name] = values.quick_time(given[name], source.timestamp_formats, config.timezone, form)
+    nulls = _nulls(config, must=True)
+    read = {n: pl.col(_VALUE + n).is_not_null() for n in COLUMNS if n not in texts}
+    read["value"] = pl.col(_VALUE + "value").is_finite().fill_null(value=False)
+    read |= {n: (given[n] == "").fill_null(value=True) | read[n] for n in read if n not in source.required}
+    read |= {n: _is_said(pl.col(_VALUE + n), nulls) for n in texts if n in source.required}
+    bounded = [pl.col(_VALUE + n).is_between(*values.BOUNDS) | pl.col(_VALUE + n).is_null() for n in _TIMES]
+    refused = [*_quality_flags(config).values(), pl.col(MALFORMED)]
+    clean = pl.all_horizontal(
+        *read.values(), *(bounded if source.timestamp_formats else []), *(~r.fill_null(value=False) for r in refused)
+    )
+
+    def judged(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.with_columns(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))
+
+    if judged(sample).select(pl.col(_CLEAN).mean()).collect().item() < _MOSTLY:
+        return None
+    contract = tables(source.types.user_id)["raw_events"].schema
+    columns = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
+    return _Quick(judged(records.frame), [*columns, *_extra(records, found, config, set(contract))])
 
 
 def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None) -> pl.LazyFrame:
@@ -228,6 +316,11 @@ def _nulls(config: PipelineConfig, *, must: bool) -> list[str]:
     return [*nulls, ""] if must and "" not in nulls else nulls
 
 
+def _is_said(text: pl.Expr, nulls: list[str]) -> pl.Expr:
+    """Whether a text is one that ``blank_to_null`` leaves as it is, at first sight."""
+    return ((text >= "!") & ~text.str.ends_with(" ") & ~text.is_in(nulls)).fill_null(value=False)
+
+
 def _left_blank(name: str, config: PipelineConfig) -> pl.Expr:
     """What was given where no value could be read from it, null where that was "no value"."""
     unread = pl.when(pl.col(_VALUE + name).is_null()).then(pl.col(_GIVEN + name))
@@ -248,9 +341,15 @@ def _flags(found: dict[str, Source], config: PipelineConfig) -> dict[str, pl.Exp
             missing &= ~unreadable
         if name in config.source.required:
             flags[f"missing_{name}"] = missing
-    flags["before_start_date"] = pl.col(_VALUE + "session_start").dt.date() < config.start_date
+    flags |= _quality_flags(config)
+    return {code: flags[code].fill_null(value=False) for code in REASONS if code in flags}
+
+
+def _quality_flags(config: PipelineConfig) -> dict[str, pl.Expr]:
+    """The reasons that speak against values that could be read; null where there is none."""
+    start, number = pl.col(_VALUE + "session_start"), pl.col(_VALUE + "value")
+    flags = {"before_start_date": start < pl.lit(config.start_date, pl.Datetime("us"))}
     quality = config.quality
-    number = pl.col(_VALUE + "value")
     if quality.value_min is not None:
         flags["value_out_of_range"] = number < quality.value_min
     if quality.value_max is not None:
@@ -259,7 +358,7 @@ def _flags(found: dict[str, Source], config: PipelineConfig) -> dict[str, pl.Exp
         )
     if quality.required_event_types is not None:
         flags["unknown_event_type"] = ~pl.col(_VALUE + "event_type").is_in(list(quality.required_event_types))
-    return {code: flags[code].fill_null(value=False) for code in REASONS if code in flags}
+    return flags
 
 
 def _extra(records: Records, found: dict[str, Source], config: PipelineConfig, ours: set[str]) -> list[pl.Expr]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}
-_FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
-_LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
+BOUNDS = (
+    pl.lit(dt.datetime(1, 1, 1), pl.Datetime("us")),  # noqa: DTZ001 - wall time
+    pl.lit(dt.datetime(9999, 12, 31, 23, 59, 59, 999_999), pl.Datetime("us")),  # noqa: DTZ001 - wall time
+)
 _EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
 _SPACE = "%Y-%m-%d %H:%M:%S"
 _T = "%Y-%m-%dT%H:%M:%S"
@@ -57,9 +59,8 @@ def time(
     if dtype != pl.String:
         return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
     first, rest = f"{name}__first", f"{name}__rest"
-    quick = pl.coalesce([_formatted(column, f, zone) for f in formats]) if formats else _common(column, form, zone)
     return (
-        frame.with_columns(quick.alias(first))
+        frame.with_columns(quick_time(column, formats, zone, form).alias(first))
         .with_columns(pl.when(pl.col(first).is_null()).then(column).str.strip_chars().alias(rest))
         .with_columns(
             pl.coalesce(
@@ -74,9 +75,14 @@ def time(
     )
 
 
+def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
+    """Text as wall time of ``zone`` where it has the usual form or a configured one; null says nothing yet."""
+    return pl.coalesce([_formatted(text, f, zone) for f in formats]) if formats else _common(text, form, zone)
+
+
 def _bounded(value: pl.Expr) -> pl.Expr:
     """Years 1 to 9999, which is what every reader of the tables can hold."""
-    return pl.when(value.is_between(pl.lit(_FIRST, pl.Datetime("us")), pl.lit(_LAST, pl.Datetime("us")))).then(value)
+    return pl.when(value.is_between(*BOUNDS)).then(value)
 
 
 def _parsed(text: pl.Expr, form: str) -> pl.Expr:
@@ -91,12 +97,12 @@ def _walled(utc: pl.Expr, zone: str) -> pl.Expr:
 
 
 def _common(text: pl.Expr, form: str, zone: str) -> pl.Expr:
-    """One of the usual forms. The engine rolls second 60 over and skips leading spaces; those are kept from it."""
+    """One of the usual forms. The engine rolls second 60 over and skips leading spaces: of those nothing is taken."""
     if form == _T_ZULU:
-        known = pl.when((text > "0") & text.str.ends_with("Z") & ~text.str.contains(":60", literal=True)).then(text)
-        return _walled(_parsed(known, form), zone)
-    known = pl.when((text.str.len_bytes() == _SECONDS) & (text > "0") & ~text.str.ends_with(":60")).then(text)
-    return _parsed(known, form)
+        known = (text > "0") & text.str.ends_with("Z") & ~text.str.contains(":60", literal=True)
+        return _walled(pl.when(known).then(_parsed(text, form)), zone)
+    known = (text.str.len_bytes() == _SECONDS) & (text > "0") & ~text.str.ends_with(":60")
+    return pl.when(known).then(_parsed(text, form))
 
 
 def _iso(text: pl.Expr, zone: str) -> pl.Expr:
