@@ -391,7 +391,7 @@ def _form(records: Records, source: Source, relative: str) -> str:
 def _collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
     try:
         return pl.collect_all(frames, engine="streaming")
-    except (pl.exceptions.ComputeError, PanicException) as problem:
+    except (pl.exceptions.PolarsError, PanicException) as problem:
         why = visible(str(problem).partition("\n")[0])
         raise SourceFileError(
             f"{visible(relative)} cannot be read to its end: {why}.",

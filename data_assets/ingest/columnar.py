@@ -1,6 +1,7 @@
 """Parquet files.
 
-Here: opening one, and its rows as text for the quarantine. Not here: what its values mean (``values.py``).
+Here: opening one, which reads every page once and so refuses a damaged file before anything of it is used; paths into
+nested columns; rows as text for the quarantine. Not here: what the values mean (``values.py``).
 """
 
 from __future__ import annotations
@@ -13,42 +14,89 @@ import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
 from data_assets.errors import SourceFileError, visible
-from data_assets.ingest.records import EMPTY, LINE, MALFORMED, RECORD, Records, column_names, no_rows
+from data_assets.ingest.mapping import wanted_columns
+from data_assets.ingest.records import LINE, MALFORMED, Records, column_names, no_rows, rename
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from data_assets.config import PipelineConfig
 
+_BATCH = 16_384
+_UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
+    r"^(?:[0-7].|(?:c[2-9a-f]|d.|e0[ab].|e[1-9a-cef][89ab].|ed[89].|f0[9ab].[89ab].|f[1-3](?:[89ab].){2}|f48.[89ab].)"
+    r"[89ab].)*$"
+)
 
-def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str) -> Records:
-    """Open a Parquet file: its footer is read now, its rows later.
+
+def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *, verify: bool) -> Records:
+    """Open a Parquet file. Its rows are read later, by the engine; ``verify`` has every page looked at now.
 
     Raises:
-        SourceFileError: it is no Parquet file, or damaged.
+        SourceFileError: it is no Parquet file, or damaged, or of a kind that cannot be read.
     """
     if path.stat().st_size == 0:
         return Records(no_rows(), (), 0, name, "binary", "fast", "")
     try:
-        with pq.ParquetFile(path) as file:
-            rows = int(file.metadata.num_rows)
+        rows = _rows(path, verify=verify)
         scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        schema = scan.collect_schema()
-    except (pl.exceptions.PolarsError, PanicException, OSError, pa.ArrowException) as problem:
+        schema = pl.Schema(scan.collect_schema())
+        schema.to_frame()
+    except (pl.exceptions.PolarsError, PanicException, OSError, pa.ArrowException, UnicodeDecodeError) as problem:
         raise unreadable(relative, problem) from problem
     columns = column_names(schema.names(), config.source.column_naming)
-    source = dict(zip(columns, schema.dtypes(), strict=True))
-    renamed = scan.rename(dict(zip(schema.names(), columns, strict=True)))
-    empty = pl.all_horizontal([pl.col(c).is_null() for c in columns]) if columns else pl.lit(value=True)
+    given = zip(schema.items(), columns, strict=True)
+    renamed = scan.select(_plain(pl.col(theirs), dtype).alias(ours) for (theirs, dtype), ours in given)
+    source = dict(renamed.collect_schema())
+    paths = {name: column for name in wanted_columns(config) if (column := _reach(name, source, config)) is not None}
     frame = renamed.with_row_index(LINE, offset=1).with_columns(
         pl.col(LINE).cast(pl.Int64),
-        pl.struct([_shown(c, t) for c, t in source.items()]).struct.json_encode().alias(RECORD)
-        if columns
-        else pl.lit("{}").alias(RECORD),
         pl.lit(value=False).alias(MALFORMED),
-        empty.alias(EMPTY),
+        *(column.alias(path) for path, column in paths.items()),
     )
-    return Records(frame, columns, rows, name, "binary", "fast", "")
+    empty = pl.all_horizontal([pl.col(c).is_null() for c in columns]) if columns else pl.lit(value=True)
+    record = pl.struct([_shown(c, t) for c, t in source.items()]).struct.json_encode() if columns else pl.lit("{}")
+    return Records(frame, (*columns, *paths), rows, name, "binary", "fast", "", record, empty)
+
+
+def _rows(path: Path, *, verify: bool) -> int:
+    """How many rows the file holds; to verify it, every page is read by another engine than reads them later.
+
+    Polars looks at no checksum, and mends levels that are wrong. It costs about a tenth of what the rows cost later.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        told = int(file.metadata.num_rows)
+        if not verify or not file.metadata.num_columns:
+            return told
+        found = sum(batch.num_rows for batch in file.iter_batches(batch_size=_BATCH, use_threads=False))
+    if found != told:
+        msg = f"its footer tells of {told:,} rows, but {found:,} are there"
+        raise pa.ArrowInvalid(msg)
+    return told
+
+
+def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig) -> pl.Expr | None:
+    """What stands at ``actor.id`` or ``items.0.id`` in structs and lists; ``None`` where nothing can."""
+    if path in source:
+        return None
+    first, *steps = path.split(".")
+    if not steps or first not in source:
+        return None
+    column, dtype = pl.col(first), source[first]
+    for step in steps:
+        if isinstance(dtype, pl.Struct):
+            fields = {rename(f.name, config.source.column_naming): f for f in dtype.fields}
+            field = fields.get(rename(step, config.source.column_naming))
+            if field is None:
+                return None
+            column, dtype = column.struct.field(field.name), cast("pl.DataType", field.dtype)
+        elif isinstance(dtype, pl.List | pl.Array) and step.isascii() and step.isdecimal():
+            get = column.list.get if isinstance(dtype, pl.List) else column.arr.get
+            column, dtype = get(int(step), null_on_oob=True), cast("pl.DataType", dtype.inner)
+        else:
+            return None
+    return column
 
 
 def unreadable(relative: str, problem: BaseException) -> SourceFileError:
@@ -60,14 +108,28 @@ def unreadable(relative: str, problem: BaseException) -> SourceFileError:
     )
 
 
+def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal."""
+    if not _has(dtype, pl.Binary) and not _has(dtype, pl.Duration):
+        return column
+    if isinstance(dtype, pl.Struct):
+        fields = [_plain(column.struct.field(f.name), cast("pl.DataType", f.dtype)).alias(f.name) for f in dtype.fields]
+        return pl.when(column.is_not_null()).then(pl.struct(fields))
+    if isinstance(dtype, pl.List | pl.Array):
+        values = column.arr.to_list() if isinstance(dtype, pl.Array) else column
+        return values.list.eval(_plain(pl.element(), cast("pl.DataType", dtype.inner)))
+    if dtype == pl.Duration:
+        return column.dt.to_string("iso")
+    digits = column.bin.encode("hex")
+    is_text = digits.str.contains(_UTF8_IN_HEX)
+    text = pl.when(is_text).then(column).otherwise(pl.lit(b"")).cast(pl.String)
+    return pl.when(is_text).then(text).otherwise(pl.lit("\\x") + digits)
+
+
 def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
     """A column in a form that JSON can hold."""
     column = pl.col(name)
-    if dtype == pl.Binary:
-        return column.bin.encode("hex").alias(name)
     if dtype.is_nested():
-        if _has(dtype, pl.Binary):
-            return pl.when(column.is_not_null()).then(pl.lit(f"<{dtype}>")).alias(name)
         return column
     if dtype.is_numeric() and not dtype.is_decimal() and dtype not in (pl.Int128, pl.UInt128):
         return column

@@ -1,24 +1,42 @@
 """JSON: a record on each line, or one array (or object) in the file.
 
-Here: both readers. Values become text, numbers as they are written. Not here: what they mean (``values.py``).
+Here: both readers. Values become text, numbers as they are written. JSON lines have a fast lane: a pattern made of the
+first record's keys, which only a flat object with just these keys in this order can match, takes the fields from each
+line in the engine. No JSON parser of an engine is asked: they rewrite numbers (1.50), take the first of two equal keys
+and make half a character a NUL. A line that does not match is read record by record, and put where it stood. Not here:
+what the values mean (``values.py``).
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import re
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import polars as pl
 
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.delimited import transcode
 from data_assets.ingest.mapping import wanted_columns
-from data_assets.ingest.records import HELPERS, Records, Spool, no_rows, printable, rename
+from data_assets.ingest.records import (
+    CHUNK_RECORDS,
+    EMPTY,
+    HELPERS,
+    LINE,
+    MALFORMED,
+    RECORD,
+    Records,
+    Spool,
+    no_rows,
+    printable,
+    rename,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from data_assets.config import PipelineConfig
@@ -26,7 +44,20 @@ if TYPE_CHECKING:
 _BLOCK = 4 << 20
 _SNIFFED_LINES = 100
 _SPACE = " \t\n\r"
+_MOST_KEYS = 64
+_COMMA = ord(",")
+_GAP = r"[ \t]*"
+_STRING = r'"[^"\\\x00-\x1f\x{FFFD}]*"'
+_SCALAR = _STRING + r"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
+_NO_VALUE = ("null", '""')
+_NOT_PLAIN = '"\\\ufffd'
+_FITS = "__fits"
+_LETTERS = bytes(b if b == ord("\n") else ord("x") for b in range(256))
 _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+_Item = tuple[object, int, str]
+"""A record's value (``None``: it is malformed), the physical line it starts on, and its text."""
 
 
 class _NotFinite(str):
@@ -64,19 +95,174 @@ def open_json(path: Path, relative: str, config: PipelineConfig, scratch: Path, 
         kind = "jsonl"
     reader = _Keys(config, scratch)
     if kind == "jsonl":
-        physical = _count_lines(path)
-        source = _lines(path)
+        look = _look(path)
+        physical = look.records
+        read = _open_lines(path, look, reader, scratch)
     else:
-        physical = -1
-        source = _elements(path, relative)
-    frame, columns, rows = reader.spool(source)
-    if physical not in (-1, rows):
+        read = _Read(*reader.spool(_elements(path, relative)), "exact", "the file is one JSON value")
+        physical = _count_elements(path)
+    if physical != read.rows:
         raise SourceFileError(
-            f"{visible(relative)} has {physical} lines with a record, but {rows} were read.",
+            f"{visible(relative)} holds {physical:,} records, but {read.rows:,} were read.",
             "This is a defect of the reader; the file was left alone. Please report it with the file.",
             path=relative,
         )
-    return Records(frame, columns, rows, kind + dot + packed, encoding, "exact", "JSON is read record by record")
+    return Records(read.frame, read.columns, read.rows, kind + dot + packed, encoding, read.lane, read.reason)
+
+
+class _Read(NamedTuple):
+    frame: pl.LazyFrame
+    columns: tuple[str, ...]
+    rows: int
+    lane: str
+    reason: str
+
+
+@dataclass
+class _Look:
+    """What one pass over the bytes of a file of JSON lines tells.
+
+    Attributes:
+        lines: physical lines, ended by LF; the last may have no end.
+        records: lines that are not blank.
+        objects: whether the first line begins an object.
+    """
+
+    lines: int = 0
+    records: int = 0
+    nul: bool = False
+    utf8: bool = True
+    objects: bool = False
+
+
+def _look(path: Path) -> _Look:
+    """Look at every byte once. Lines are counted with all but line feeds made one letter, and spaces left out."""
+    look = _Look()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    before, last = b"\n", b"\n"
+    with path.open("rb") as file:
+        start = file.read(len(codecs.BOM_UTF8))
+        if start != codecs.BOM_UTF8:
+            file.seek(0)
+        while block := file.read(_BLOCK):
+            look.objects = look.objects or (not look.lines and before == b"\n" and block.startswith(b"{"))
+            look.nul = look.nul or b"\0" in block
+            look.utf8 = look.utf8 and _is_utf8(decoder, block)
+            squeezed = before + block.translate(_LETTERS, b" \t\r")
+            look.records += squeezed.count(b"\nx")
+            look.lines += block.count(b"\n")
+            before, last = squeezed[-1:], block[-1:]
+    look.lines += last != b"\n"
+    look.utf8 = look.utf8 and _is_utf8(decoder, b"", final=True)
+    return look
+
+
+def _is_utf8(decoder: codecs.IncrementalDecoder, block: bytes, *, final: bool = False) -> bool:
+    if block.isascii() and not final and not decoder.getstate()[0]:
+        return True
+    try:
+        decoder.decode(block, final)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _open_lines(path: Path, look: _Look, reader: _Keys, scratch: Path) -> _Read:
+    """Each line by the pattern where it matches, the others one by one."""
+    template, reason = _learn(path, look, reader)
+    if template is None:
+        return _Read(*reader.spool(_lines(path)), "exact", reason)
+    scan = pl.scan_csv(
+        path,
+        glob=False,
+        has_header=False,
+        schema={RECORD: pl.String, "__nul": pl.String},
+        separator="\0",
+        quote_char=None,
+        empty_string_is_null=False,
+        missing_columns="insert",
+        encoding="utf8" if look.utf8 else "utf8-lossy",
+        row_index_name=LINE,
+        row_index_offset=1,
+    )
+    taken = scratch / "lines.parquet"
+    template.take_apart(scan, reader.wants).sink_parquet(
+        taken, compression="zstd", compression_level=1, row_group_size=CHUNK_RECORDS
+    )
+    lines = pl.scan_parquet(taken, glob=False, hive_partitioning=False)
+    seen, fitting = lines.select(pl.len(), pl.col(_FITS).sum()).collect(engine="streaming").row(0)
+    if seen != look.lines:
+        return _Read(*reader.spool(_lines(path)), "exact", "the engine sees other lines than the bytes tell")
+    batches = lines.filter(~pl.col(_FITS)).select(LINE).collect_batches(maintain_order=True, lazy=True)
+    numbers = (number for batch in batches for number in batch[LINE])
+    frame, columns, rows = reader.spool(_lines(path, numbers), template.keys)
+    names = frame.collect_schema().names()
+    there = lines.collect_schema().names()
+    fast = lines.filter(_FITS).select(c if c in there else pl.lit(None, pl.String).alias(c) for c in names)
+    if not rows:
+        return _Read(fast, columns, fitting, "fast", "")
+    reason = f"{rows:,} of {look.records:,} records are no flat objects with the keys of the first, in its order"
+    return _Read(fast.merge_sorted(frame, LINE), columns, fitting + rows, "mixed", reason)
+
+
+@dataclass(frozen=True)
+class _Template:
+    """The form of most lines.
+
+    Attributes:
+        keys: the columns' names to the keys, as the first record has them.
+    """
+
+    keys: dict[str, str]
+
+    def pattern(self, captured: Collection[str] = (), value: str = _SCALAR) -> str:
+        """The regular expression of a whole line; the values of ``captured`` are its groups."""
+        members = (
+            f'"{pl.escape_regex(key)}"{_GAP}:{_GAP}' + (f"({value})" if name in captured else f"(?:{value})")
+            for name, key in self.keys.items()
+        )
+        return rf"^{_GAP}\{{{_GAP}" + f"{_GAP},{_GAP}".join(members) + rf"{_GAP}\}}[ \t\r]*$"
+
+    def take_apart(self, scan: pl.LazyFrame, wants: Callable[[str], bool]) -> pl.LazyFrame:
+        """All lines, with the values of those that match, and whether they do."""
+        captured = [name for name in self.keys if wants(name)] or [next(iter(self.keys))]
+        groups = [f"__group_{n}" for n in range(len(captured))]
+        first = pl.col(groups[0])
+        line = pl.col(RECORD)
+        parts = line.str.extract_groups(self.pattern(captured)).struct.rename_fields(groups)
+        values = [pl.when((pl.col(g) != "null") & ~pl.col(EMPTY)).then(pl.col(g).str.strip_chars('"')) for g in groups]
+        blank = pl.all_horizontal([pl.col(g).is_in(_NO_VALUE) for g in groups])
+        hollow = pl.when(blank).then(line).str.contains(self.pattern(value="|".join(_NO_VALUE)))
+        return (
+            scan.select(pl.col(LINE).cast(pl.Int64), line, parts.alias("__parts"))
+            .unnest("__parts")
+            .with_columns(hollow.fill_null(value=False).alias(EMPTY))
+            .select(
+                *(value.alias(name) for value, name in zip(values, captured, strict=True)),
+                LINE,
+                pl.when(first.is_not_null()).then(line).str.strip_chars(" \t\r").alias(RECORD),
+                pl.lit(value=False).alias(MALFORMED),
+                EMPTY,
+                first.is_not_null().alias(_FITS),
+            )
+        )
+
+
+def _learn(path: Path, look: _Look, reader: _Keys) -> tuple[_Template | None, str]:
+    """The form of the first record, or why it cannot be the form of the file."""
+    if look.nul or not look.objects:
+        return None, "a NUL byte" if look.nul else "the first line is no object"
+    sample = list(islice(_lines(path), _SNIFFED_LINES))
+    first = next((value for value, _, _ in sample if isinstance(value, dict)), {})
+    names = [reader.name(key) for key in first]
+    plain = not any(c in _NOT_PLAIN or c < " " or "\ud800" <= c <= "\udfff" for key in first for c in key)
+    if not first or len(set(names)) < len(first) or not plain or len(first) > _MOST_KEYS:
+        return None, "the first record's keys are none, unusual or very many"
+    template = _Template(dict(zip(names, first, strict=True)))
+    lines = pl.Series([printable(text) for _, _, text in sample])
+    if lines.str.contains(template.pattern()).sum() * 2 < len(sample):
+        return None, "its records differ in their keys, or hold nested values"
+    return template, ""
 
 
 class _Keys:
@@ -90,26 +276,40 @@ class _Keys:
         self._met: dict[str, None] = {}
         self._names: dict[str, str] = {}
 
-    def spool(self, source: Iterator[tuple[object, int, str]]) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
-        """Write all records; a new file is begun when a key turns up that the current one has no column for."""
+    def spool(self, source: Iterator[_Item], known: Iterable[str] = ()) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
+        """Write all records; a new file is begun when a key turns up that the current one has no column for.
+
+        Args:
+            source: the records.
+            known: names of keys that other records of the file have.
+
+        Returns:
+            The records, with the columns that are wanted and met; all keys that were met; how many records.
+        """
+        self._met.update(dict.fromkeys(known))
         parts: list[Spool] = []
-        columns = list(self._wanted)
-        pending: tuple[object, int, str] | None = next(source, None)
+        columns = self._columns()
+        pending: _Item | None = next(source, None)
         while pending is not None:
             with Spool(self._scratch / f"records-{len(parts)}.parquet", columns) as part:
                 parts.append(part)
                 pending = self._fill(part, pending, source)
             if pending is not None:
-                columns = list(dict.fromkeys([*self._wanted, *self._met]))
+                columns = self._columns()
         if not parts:
-            return no_rows(), (), 0
+            return no_rows([c for c in columns if c in self._met]), tuple(self._met), 0
         frame = pl.concat([p.scan() for p in parts], how="diagonal") if len(parts) > 1 else parts[0].scan()
         absent = [c for c in self._wanted if c not in self._met]
         return frame.drop(absent), tuple(self._met), sum(p.rows for p in parts)
 
-    def _fill(
-        self, part: Spool, record: tuple[object, int, str] | None, source: Iterator[tuple[object, int, str]]
-    ) -> tuple[object, int, str] | None:
+    def wants(self, name: str) -> bool:
+        """Whether a column is to be there."""
+        return self._keep or name in self._wanted
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys([*self._wanted, *(self._met if self._keep else ())]))
+
+    def _fill(self, part: Spool, record: _Item | None, source: Iterator[_Item]) -> _Item | None:
         """Records into ``part`` until one does not fit; that one, or ``None`` at the end."""
         while record is not None:
             value, line, text = record
@@ -128,7 +328,7 @@ class _Keys:
         return None
 
     def _row(self, value: Mapping[str, Any]) -> dict[str, str | None]:
-        named = {self._name(key): item for key, item in value.items()}
+        named = {self.name(key): item for key, item in value.items()}
         row: dict[str, str | None] = {}
         for key in named if self._keep else self._wanted:
             if key in named:
@@ -141,7 +341,8 @@ class _Keys:
                     row[key] = _text(item)
         return row
 
-    def _name(self, key: str) -> str:
+    def name(self, key: str) -> str:
+        """The column that a key becomes; from now on it is one that was met."""
         name = self._names.get(key)
         if name is None:
             name = rename(printable(key.strip()), self._naming) or "column"
@@ -151,9 +352,14 @@ class _Keys:
         return name
 
     def _reach(self, value: Mapping[str, Any], dotted: str) -> tuple[bool, object]:
-        """What stands at ``actor.id`` in nested objects."""
+        """What stands at ``actor.id`` or ``items.0.id`` in nested objects and arrays."""
         here: object = value
         for step in dotted.split("."):
+            if isinstance(here, list):
+                if not (step.isascii() and step.isdecimal() and int(step) < len(here)):
+                    return False, None
+                here = here[int(step)]
+                continue
             if not isinstance(here, dict):
                 return False, None
             keys = {rename(k, self._naming): k for k in here}
@@ -206,9 +412,17 @@ def _has_constant(text: str, value: object) -> bool:
     return False
 
 
-def _lines(path: Path) -> Iterator[tuple[object, int, str]]:
+def _lines(path: Path, numbers: Iterator[int] | None = None) -> Iterator[_Item]:
+    """The lines that are not blank; when ``numbers`` are given, of those."""
+    wanted = next(numbers, None) if numbers is not None else None
+    if numbers is not None and wanted is None:
+        return
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
+            if numbers is not None:
+                if number != wanted:
+                    continue
+                wanted = next(numbers, None)
             line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).strip(b" \t\r\n")
             if not line:
                 continue
@@ -218,14 +432,6 @@ def _lines(path: Path) -> Iterator[tuple[object, int, str]]:
                 yield None, number, line.decode("utf-8", "surrogateescape")
                 continue
             yield _decode(text), number, text
-
-
-def _count_lines(path: Path) -> int:
-    """Lines that are not blank, counted on the bytes."""
-    with path.open("rb") as file:
-        return sum(
-            1 for n, raw in enumerate(file) if (raw if n else raw.removeprefix(codecs.BOM_UTF8)).strip(b" \t\r\n")
-        )
 
 
 def _is_lines(path: Path) -> bool:
@@ -245,6 +451,48 @@ def _is_lines(path: Path) -> bool:
         and _decode(x.decode("utf-8", "replace")) is not None
         for x in lines
     )
+
+
+_INNERMOST = re.compile(rb"\{[^][{}]*+\}|\[[^][{}]*+\]")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_MARKS = bytes(b if b in b"[]{}," else ord("o") for b in range(256))
+
+
+def _count_elements(path: Path) -> int:
+    """The elements of an array, or the objects that follow each other, counted on the bytes without decoding them.
+
+    Strings become one letter and so does all else but brackets and commas; brackets within brackets are counted down.
+    Of a file that is no valid JSON it counts something.
+    """
+    array: bool | None = None
+    depth = commas = objects = values = 0
+    open_string = b""
+    with path.open("rb") as file:
+        start = file.read(len(codecs.BOM_UTF8))
+        if start != codecs.BOM_UTF8:
+            file.seek(0)
+        while block := file.read(_BLOCK):
+            whole = open_string + block
+            pieces = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+            open_string = b""
+            if len(pieces) % 2 == 0:
+                slashes = len(whole) - len(whole.rstrip(b"\\"))
+                open_string = b'"\\' if slashes % 2 else b'"'
+            text = b"o".join(pieces[::2])
+            text = text.translate(_MARKS, _SPACE.encode())
+            if array is None and text:
+                array = text.startswith(b"[")
+                depth = int(array)
+                text = text[depth:]
+            for byte in _INNERMOST.sub(b"o", _INNERMOST.sub(b"o", text)):
+                step = _STEPS.get(byte, 0)
+                if depth == 0:
+                    objects += step >= 0
+                elif depth == 1 and step >= 0:
+                    commas += byte == _COMMA
+                    values += byte != _COMMA
+                depth += step
+    return commas + (values > 0) if array else objects
 
 
 class _Window:
@@ -307,7 +555,7 @@ class _Window:
         return self._line
 
 
-def _elements(path: Path, relative: str) -> Iterator[tuple[object, int, str]]:
+def _elements(path: Path, relative: str) -> Iterator[_Item]:
     """The elements of an array, or objects that follow each other."""
     window = _Window(path)
     try:
@@ -331,13 +579,13 @@ def _refuse(relative: str, line: int, why: str) -> NoReturn:
     ) from None
 
 
-def _checked(window: _Window) -> tuple[object, int, str]:
+def _checked(window: _Window) -> _Item:
     line = window.here()
     value, text = window.value()
     return (value if isinstance(value, dict) and not _has_constant(text, value) else None), line, text
 
 
-def _array(window: _Window) -> Iterator[tuple[object, int, str]]:
+def _array(window: _Window) -> Iterator[_Item]:
     window.position += 1
     if window.peek() == "]":
         window.position += 1
@@ -360,7 +608,7 @@ def _array(window: _Window) -> Iterator[tuple[object, int, str]]:
         raise ValueError(msg)
 
 
-def _objects(window: _Window) -> Iterator[tuple[object, int, str]]:
+def _objects(window: _Window) -> Iterator[_Item]:
     while mark := window.peek():
         if mark != "{":
             msg = "neither an array nor an object"

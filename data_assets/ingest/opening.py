@@ -49,7 +49,13 @@ def detect_format(path: Path) -> str:
 
 
 def open_records(
-    path: Path, relative: str, config: PipelineConfig, scratch: Path, *, require_columns: bool = True
+    path: Path,
+    relative: str,
+    config: PipelineConfig,
+    scratch: Path,
+    *,
+    require_columns: bool = True,
+    verify: bool = True,
 ) -> Records:
     """Open one file; whatever has to be spooled lies below ``scratch``, which the caller removes.
 
@@ -59,6 +65,7 @@ def open_records(
         config: what ``pipeline.yaml`` says.
         scratch: an existing folder.
         require_columns: whether missing columns are an error here; else call ``check_required`` later.
+        verify: whether to look for damage that only shows when all is read (Parquet); a second look need not.
 
     Raises:
         SourceFileError: the file cannot be read at all.
@@ -85,7 +92,7 @@ def open_records(
     if kind == "csv":
         records = delimited.open_csv(path, relative, config, own, name)
     elif kind == "parquet":
-        records = columnar.open_parquet(path, relative, config, name)
+        records = columnar.open_parquet(path, relative, config, name, verify=verify)
     else:
         records = jsontext.open_json(path, relative, config, own, name)
     if require_columns:

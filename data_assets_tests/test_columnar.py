@@ -1,0 +1,184 @@
+# ruff: noqa: DTZ001 - wall times are what the tables hold
+"""Parquet: any physical type is read or refused, a damaged file is refused whole, paths reach into nested columns.
+
+Here: files written by Polars and by pyarrow for one purpose each. Not here: what becomes of the values
+(test_ingest.py).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data_assets import ingest
+from data_assets.config import PipelineConfig
+from data_assets.errors import SourceFileError
+from data_assets.ingest import columnar
+
+HOME = dt.date(2024, 5, 5)
+BAD = Path(__file__).parents[2] / "shared/data/nasty/parquet-testing/bad_data"
+
+
+def config(**source):
+    return PipelineConfig(source={"required": [], "types": {"user_id": "string"}, "extra_columns": "keep", **source})
+
+
+def classified(tmp_path, table, **source):
+    if isinstance(table, pl.DataFrame):
+        table.write_parquet(tmp_path / "a.parquet")
+    else:
+        pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps="int96" in table.column_names)
+    plan = config(**source)
+    records = ingest.open_records(tmp_path / "a.parquet", "a.parquet", plan, tmp_path)
+    ingest.split_file(records, "a.parquet", HOME, None, plan, tmp_path / "out")
+    counted = ingest.count_days(records, "a.parquet", plan)
+    frame = ingest.classify(records, "a.parquet", HOME, plan).collect(engine="streaming")
+    written = [pl.read_parquet(f, hive_partitioning=False).height for f in (tmp_path / "out").rglob("*.parquet")]
+    assert frame.height == records.physical_rows == sum(written) == counted["rows"].sum()
+    return frame
+
+
+TYPES = {
+    "decimal": (pa.decimal128(38, 9), decimal.Decimal("1.500000000")),
+    "decimal256": (pa.decimal256(50, 2), decimal.Decimal("1.50")),
+    "int96": (pa.timestamp("ns"), dt.datetime(2024, 1, 1, 10)),
+    "time": (pa.time64("us"), dt.time(10, 20)),
+    "time32": (pa.time32("ms"), dt.time(10, 20)),
+    "duration": (pa.duration("us"), dt.timedelta(hours=1)),
+    "date": (pa.date32(), dt.date(2024, 1, 1)),
+    "zoned": (pa.timestamp("us", "Europe/Berlin"), dt.datetime(2024, 1, 1, 10, tzinfo=dt.UTC)),
+    "offset": (pa.timestamp("us", "-02:15"), dt.datetime(2024, 1, 1, 10, tzinfo=dt.UTC)),
+    "dictionary": (pa.dictionary(pa.int32(), pa.string()), "a"),
+    "uint64": (pa.uint64(), 2**64 - 1),
+    "float16": (pa.float16(), 1.5),
+    "binary": (pa.binary(), b"\xff\x00"),
+    "fixed": (pa.binary(2), b"\xff\x00"),
+    "null": (pa.null(), None),
+    "list": (pa.list_(pa.int8()), [1, None]),
+    "fixed_list": (pa.list_(pa.int8(), 2), [1, 2]),
+    "struct": (pa.struct({"a": pa.list_(pa.struct({"b": pa.decimal128(5, 2)}))}), {"a": [{"b": decimal.Decimal(1)}]}),
+    "map": (pa.map_(pa.string(), pa.int64()), [("k", 1)]),
+    "binary_in_list": (pa.list_(pa.binary()), [b"\xff"]),
+    "times": (pa.struct({"t": pa.time64("us"), "d": pa.duration("us")}), {"t": dt.time(1), "d": dt.timedelta(1)}),
+    "large": (pa.large_string(), "x"),
+    "view": (pa.string_view(), "x"),
+    "bool": (pa.bool_(), True),
+}  # fmt: skip
+
+
+BYTES = st.sampled_from([0, *range(0x7E, 0xC4), *range(0xDE, 0x100)])
+NOT_POLARS = ("decimal256", "offset")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("ours", ["user_id", "session_start", "event_type", "value", "metadata", "extra"])
+def test_every_type_in_every_place(tmp_path, kind, ours):
+    """Read or refused; when it is read, no row is lost, and those without a value are empty."""
+    dtype, value = TYPES[kind]
+    columns = {} if ours == "extra" else {ours: kind}
+    table = pa.table({kind: pa.array([value, None, value], dtype), "x": [1, None, 3]})
+    if kind in NOT_POLARS:
+        with pytest.raises(SourceFileError, match="Parquet"):
+            classified(tmp_path, table, columns=columns)
+        return
+    frame = classified(tmp_path, table, columns=columns)
+    assert ["empty_row" in r for r in frame["reasons"].to_list()] == [False, True, False]
+    assert [json.loads(r)["x"] for r in frame["record"].to_list()] == [1, None, 3]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_no_columns_and_no_rows(tmp_path, rows):
+    assert classified(tmp_path, pa.table({"a": pa.array([1] * rows, pa.int8())})).height == rows
+    (tmp_path / "none").mkdir()
+    assert classified(tmp_path / "none", pl.DataFrame()).height == 0
+
+
+def test_bytes_and_durations_become_text(tmp_path):
+    frame = pl.DataFrame(
+        {"event_type": [b"buy", b"\xff"], "value": [dt.timedelta(1)] * 2, "m": [{"b": [b"a", b"\xfe", None]}, None]}
+    )
+    got = classified(tmp_path, frame, columns={"metadata": "m", "value": None, "user_id": "value"})
+    assert got["event_type"].to_list() == ["buy", "\\xff"]
+    assert got["user_id"].to_list() == ["P1D", "P1D"]
+    assert got["metadata"].to_list() == [json.dumps({"b": ["a", "\\xfe", None]}, separators=(",", ":")), None]
+
+
+def test_odd_names(tmp_path):
+    names = ["", " A ", "a", "__line", "a.b", 'q"', "\n\x1b[31m", "☃", "n" * 5000]
+    frame = classified(tmp_path, pl.DataFrame({name: [1] for name in names}))
+    assert frame.height == 1
+    assert len(json.loads(frame["record"][0])) == len(names)
+
+
+def test_equal_names_are_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    with pytest.raises(SourceFileError, match="Parquet"):
+        classified(tmp_path, table)
+
+
+def test_paths_into_structs_and_lists(tmp_path):
+    frame = pl.DataFrame(
+        {"actor": [{"ID": 7, "tags": [{"t": "x"}]}, {"ID": None, "tags": []}, None], "a.b": ["p", "q", None]}
+    )
+    columns = {"user_id": "actor.id", "event_type": "Actor.tags.0.t", "metadata": "a.b", "session_start": "actor.no"}
+    got = classified(tmp_path, frame, columns=columns)
+    assert got["user_id"].to_list() == ["7", None, None]
+    assert got["event_type"].to_list() == ["x", None, None]
+    assert got["metadata"].to_list() == ["p", "q", None]
+    assert got["reasons"].to_list() == [[], [], ["empty_row"]]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_damage_in_the_middle_of_a_column_is_found_before_anything_is_used(tmp_path, compression):
+    """One flipped byte in the data of a column that nothing maps; the checksum is what tells."""
+    table = pa.table({"user_id": list(range(5000)), "other": [f"text {i % 977}" for i in range(5000)]})
+    path = tmp_path / "b.parquet"
+    pq.write_table(table, path, compression=compression, write_page_checksum=True, use_dictionary=False)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    content = bytearray(path.read_bytes())
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0x01
+    path.write_bytes(content)
+    with pytest.raises(SourceFileError, match=r"Nothing of it is used") as refusal:
+        ingest.open_records(path, "b.parquet", config(), tmp_path)
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("cut", range(0, 100, 9))
+def test_cut_anywhere(tmp_path, cut):
+    pl.DataFrame({"user_id": range(1000)}).write_parquet(tmp_path / "c.parquet")
+    content = (tmp_path / "c.parquet").read_bytes()
+    kept = max(1, len(content) * cut // 100)
+    for damaged in (content[:kept], content[:4] + content[-kept:]):
+        (tmp_path / "c.parquet").write_bytes(damaged)
+        with pytest.raises(SourceFileError, match="Parquet"):
+            ingest.open_records(tmp_path / "c.parquet", "c.parquet", config(), tmp_path)
+
+
+@pytest.mark.skipif(not BAD.is_dir(), reason=f"{BAD} is absent")
+@pytest.mark.parametrize("name", ["ARROW-GH-45185", "ARROW-RS-GH-6229-LEVELS", "PARQUET-1481", "ARROW-GH-47662"])
+def test_files_that_others_damaged(name):
+    with pytest.raises(SourceFileError, match="Parquet"):
+        ingest.open_records(BAD / f"{name}.parquet", "a.parquet", config(), BAD)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(BYTES, max_size=5).map(bytes) | st.text().map(str.encode))
+@example(bytes([0xE0, 0x9F, 0x80]))
+@example(bytes([0xED, 0xA0, 0x80]))
+@example(bytes([0xF4, 0x90, 0x80, 0x80]))
+def test_bytes_that_are_utf8_are_known_from_their_digits(content):
+    try:
+        expected = content.decode()
+    except UnicodeDecodeError:
+        expected = "\\x" + content.hex()
+    frame = pl.DataFrame({"a": [content]}, schema={"a": pl.Binary})
+    assert frame.select(columnar._plain(pl.col("a"), pl.Binary())).item() == expected
