@@ -281,6 +281,7 @@ def _describe_ingest(
         **sums,
         "quarantine_rate": rate,
         "files": found.by_file.height,
+        **found.cleaning.rows,
         "events_by_hour": MetadataValue.md(report.histogram_markdown(_by_hour(found.valid))),
     }
     context.add_asset_metadata(figures, asset_key=valid, partition_key=day)

@@ -11,6 +11,7 @@ import codecs
 import datetime as dt
 import hashlib
 import json
+import math
 import os
 import re
 import tomllib
@@ -395,6 +396,90 @@ class SchemaDriftConfig(_Section):
     type_change: Policy = Field(default="fail", description="A column whose type is another.")
 
 
+class ConstantNumber(_Section):
+    """A number put where the value is missing."""
+
+    constant: Number = Field(description="The number.")
+
+
+MissingValue = Literal["keep", "drop", "mean", "median", "previous"]
+_MISSING_VALUE = typing.get_args(MissingValue)
+
+
+def _missing_value(value: object) -> object:
+    if value in _MISSING_VALUE or isinstance(value, ConstantNumber):
+        return value
+    if isinstance(value, Mapping) and set(value) == {"constant"}:
+        number = value["constant"]
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            msg = "constant is not a finite number"
+            raise ValueError(msg)
+        return ConstantNumber(constant=number)
+    near = nearest(str(value), (*_MISSING_VALUE, "constant"))
+    msg = "no such policy" + (f", nearest: {near[0]}" if near else "")
+    raise ValueError(msg)
+
+
+class LookupConfig(_Section):
+    """A table of one row a key, whose columns are added to every event with that key."""
+
+    file: FilePath | None = Field(
+        default=None,
+        description="CSV (UTF-8, with commas and a header) or Parquet file of columns to add to the events; "
+        "null: none. It is held in memory.",
+        json_schema_extra=_allowed("a path that ends in .csv or .parquet, or null"),
+    )
+    key: Literal["user_id", "event_type", "metadata"] = Field(
+        default="event_type", description="Our column that is looked up, compared as text."
+    )
+    file_key: str | None = Field(
+        default=None, min_length=1, description="The file's column with the keys; null: it is called as ours."
+    )
+    columns: Texts | None = Field(
+        default=None,
+        min_length=1,
+        description="The file's columns to add, each with lookup_ before its name; null: all.",
+    )
+
+    @field_validator("file")
+    @classmethod
+    def _known_ending(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix.lower() not in {".csv", ".parquet"}:
+            msg = "the file's name ends neither in .csv nor in .parquet"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            msg = "a column stands there twice"
+            raise ValueError(msg)
+        return value
+
+
+class CleaningConfig(_Section):
+    """What is changed in valid rows; applied in this order."""
+
+    bounds: Literal["quarantine", "clip", "flag"] = Field(
+        default="quarantine",
+        description="A value beyond quality.value_min or value_max: its row is quarantined, the value becomes the "
+        "bound, or it stays and the extra column value_out_of_range says so.",
+    )
+    missing_value: Annotated[MissingValue | ConstantNumber, BeforeValidator(_missing_value)] = Field(
+        default="keep",
+        description="A row without a value keeps none, is quarantined (drop), or gets a constant, the mean or median "
+        "of its event type on that day, or the same user's value before it on that day.",
+        json_schema_extra=_allowed("keep, drop, mean, median, previous, or {constant: number}"),
+    )
+    lookup: LookupConfig = Field(default=LookupConfig(), description="Columns added from a file.")
+    standardise: Literal["none", "zscore", "minmax"] = Field(
+        default="none",
+        description="Adds value_zscore, or value_minmax (0 to 1): the value against the day's values of its event "
+        "type, 6 decimals.",
+    )
+
+
 class OutliersConfig(_Section):
     """The fences."""
 
@@ -463,6 +548,7 @@ class PipelineConfig(BaseSettings):
     source: SourceConfig = Field(default=SourceConfig(), description="What lies in the raw folder.")
     quality: QualityConfig = Field(default=QualityConfig(), description="What a day must be like.")
     schema_drift: SchemaDriftConfig = Field(default=SchemaDriftConfig(), description="Changed columns.")
+    cleaning: CleaningConfig = Field(default=CleaningConfig(), description="What is changed in valid rows.")
     outliers: OutliersConfig = Field(default=OutliersConfig(), description="The fences.")
     precision: Whole = Field(default=2, ge=0, le=9, description="Decimals that derived numbers are rounded to.")
     memory: MemoryConfig = Field(default=MemoryConfig(), description="How much memory a run may take.")
@@ -493,6 +579,15 @@ class PipelineConfig(BaseSettings):
             near = nearest(value, sorted(zoneinfo.available_timezones()))
             msg = "no time zone of that name" + (f", nearest: {', '.join(near)}" if near else "")
             raise ValueError(msg) from None
+        return value
+
+    @field_validator("cleaning")
+    @classmethod
+    def _not_every_row(cls, value: CleaningConfig, info: ValidationInfo) -> CleaningConfig:
+        source = info.data.get("source")
+        if value.missing_value == "drop" and source is not None and source.columns.value is None:
+            msg = "missing_value drop would refuse every row, for source.columns says that the source has no value"
+            raise ValueError(msg)
         return value
 
     @property
@@ -538,6 +633,7 @@ class PipelineConfig(BaseSettings):
                 "trend_days": True,
                 "schedule": True,
                 "source": {"directory", "patterns", "settle_seconds"},
+                "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints
             },
         )
         for section, key in (
@@ -972,7 +1068,8 @@ def _from_text(key: str, text: str) -> object:
     members = _parts(field.annotation)
     if type(None) in members and text == "null":
         return None
-    opens = {"[" for m in members if typing.get_origin(m) is tuple} | {"{" for m in members if m is SqlExpression}
+    opens = {"[" for m in members if typing.get_origin(m) is tuple}
+    opens |= {"{" for m in members if m in (SqlExpression, ConstantNumber)}
     if text.lstrip()[:1] in opens:
         return json.loads(text, object_pairs_hook=_unique)
     return text
@@ -1003,4 +1100,8 @@ def load_config(
     base = file.parent if file else here
     directory = config.source.directory
     source = config.source.model_copy(update={"directory": _based(directory, base)}) if directory else config.source
-    return config.model_copy(update={"data_dir": _based(config.data_dir, base), "source": source})
+    lookup = config.cleaning.lookup
+    if lookup.file:
+        lookup = lookup.model_copy(update={"file": _based(lookup.file, base)})
+    cleaning = config.cleaning.model_copy(update={"lookup": lookup})
+    return config.model_copy(update={"data_dir": _based(config.data_dir, base), "source": source, "cleaning": cleaning})

@@ -197,7 +197,7 @@ LANDED_FILES = Table(
         Column("home_day", DAY, "the day that rows without a readable start time belong to"),
         Column("day", DAY, "a day that the file holds rows of"),
         Column("rows", INT, "physical records of that day in the file", minimum=0),
-        Column("mapping", TEXT, "fingerprint of the configuration that its days were read with"),
+        Column("mapping", TEXT, "fingerprint of the configuration, and of the lookup file if there is one"),
         Column("error", TEXT, "why the file cannot be used; null when it can", nullable=True),
     ),
     key=("path", "day"),

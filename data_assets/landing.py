@@ -142,7 +142,7 @@ def refresh(
     old = read_ledger(lake)
     listing = list_files(config, now_ns)
     deadline = time.monotonic() + budget_seconds
-    mapping = config.mapping_fingerprint()
+    mapping = _mapping(config)
     keep, todo = _compare(old, listing, mapping)
     known = (
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
@@ -156,12 +156,16 @@ def refresh(
         progress(file.path)
         digest = _digest(config.raw_dir / file.path)
         before = known.get(file.path)
-        if before is not None and before["content_hash"] == digest and before["mapping"] == mapping:
+        if before is not None and before["content_hash"] == digest and _reads_alike(before["mapping"], mapping):
             same = old.filter(pl.col("path") == file.path)
-            parts.append(same.with_columns(mtime_ns=pl.lit(file.mtime_ns, pl.Int64), size=pl.lit(file.size, pl.Int64)))
+            parts.append(
+                same.with_columns(
+                    mtime_ns=pl.lit(file.mtime_ns, pl.Int64), size=pl.lit(file.size, pl.Int64), mapping=pl.lit(mapping)
+                )
+            )
             continue
         read.append(file.path)
-        parts.append(_read_file(config, file, digest, old.filter(pl.col("path") == file.path)))
+        parts.append(_read_file(config, file, digest, mapping, old.filter(pl.col("path") == file.path)))
     ledger = pl.concat(parts).sort("path", "day")
     if not ledger.equals(old):
         lake.write(LANDED_FILES, None, ledger.lazy(), {})
@@ -194,12 +198,34 @@ def _compare(old: pl.DataFrame, listing: Listing, mapping: str) -> tuple[pl.Data
     return keep, [LandedFile(*row) for row in todo.iter_rows()]
 
 
+def _mapping(config: PipelineConfig) -> str:
+    """What decides, beside a day's files, what its tables hold: the configuration, then the lookup file's content.
+
+    A lookup that cannot be read counts as a content of its own: its days are due, and are refused with the reason.
+    """
+    lookup = config.cleaning.lookup.file
+    if lookup is None:
+        return config.mapping_fingerprint()
+    try:
+        content = _digest(lookup)
+    except OSError:
+        content = "none"
+    return f"{config.mapping_fingerprint()}:{content}"
+
+
+def _reads_alike(one: str, other: str) -> bool:
+    """Whether two mappings count the rows of a file alike; the lookup plays no part in that."""
+    return one.partition(":")[0] == other.partition(":")[0]
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as source:
         return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _read_file(config: PipelineConfig, file: LandedFile, digest: str, before: pl.DataFrame) -> pl.DataFrame:
+def _read_file(
+    config: PipelineConfig, file: LandedFile, digest: str, mapping: str, before: pl.DataFrame
+) -> pl.DataFrame:
     """The ledger rows of one file: its days and their rows, or why it cannot be used.
 
     A file that can no longer be read still touches the days that it held ``before``: they keep what they had.
@@ -239,7 +265,7 @@ def _read_file(config: PipelineConfig, file: LandedFile, digest: str, before: pl
         home_day=pl.lit(home),
         day="day",
         rows="rows",
-        mapping=pl.lit(config.mapping_fingerprint()),
+        mapping=pl.lit(mapping),
         error=pl.lit(error, pl.String),
     )
 

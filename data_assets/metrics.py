@@ -150,11 +150,11 @@ def session_metrics(events: pl.LazyFrame, precision: int) -> pl.LazyFrame:
     frame = per_user.select(
         USER,
         "total_sessions",
-        _rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
-        _rounded(pl.col("longest") / SECOND_US, precision).alias("max_duration"),
-        _rounded(pl.col("shortest") / SECOND_US, precision).alias("min_duration"),
-        _rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
-        _rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
+        rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
+        rounded(pl.col("longest") / SECOND_US, precision).alias("max_duration"),
+        rounded(pl.col("shortest") / SECOND_US, precision).alias("min_duration"),
+        rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
+        rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
         "anomaly_count",
     ).sort(USER)
     return _table("session_metrics", events).conform(frame)
@@ -182,7 +182,7 @@ def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
     else:
         score = pl.lit(None, pl.Float64)
     frame = events.filter((value < lower) | (value > upper)).with_columns(
-        _rounded(score, SUMMARY_DECIMALS).alias("outlier_score"),
+        rounded(score, SUMMARY_DECIMALS).alias("outlier_score"),
         lower.alias("iqr_lower"),
         upper.alias("iqr_upper"),
     )
@@ -215,12 +215,12 @@ def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
     chi_square = (k * squares - n * n) / n  # whole numbers until the division
     v = math.sqrt(chi_square / (n * (k - 1))) if k > 1 else None
     frame = counts.lazy().with_columns(
-        _rounded(pl.col("count") / n, PROPORTION_DECIMALS).alias("proportion"),
-        _rounded(pl.col("count").cum_sum() / n, PROPORTION_DECIMALS).alias("cumulative"),
-        _rounded(pl.lit(chi_square), SUMMARY_DECIMALS).alias("chi_square"),
+        rounded(pl.col("count") / n, PROPORTION_DECIMALS).alias("proportion"),
+        rounded(pl.col("count").cum_sum() / n, PROPORTION_DECIMALS).alias("cumulative"),
+        rounded(pl.lit(chi_square), SUMMARY_DECIMALS).alias("chi_square"),
         pl.lit(k - 1, pl.Int64).alias("degrees_of_freedom"),
         pl.lit(float(f"{chi_square_tail(chi_square, k - 1):.10g}")).alias("p_value"),
-        _rounded(pl.lit(v, pl.Float64), SUMMARY_DECIMALS).alias("cramers_v"),
+        rounded(pl.lit(v, pl.Float64), SUMMARY_DECIMALS).alias("cramers_v"),
     )
     return contract.conform(frame)
 
@@ -297,6 +297,123 @@ def daily_kpis(
     }
     contract = _table("daily_kpis", events)
     return contract.conform(pl.LazyFrame([row], schema=contract.schema))
+
+
+# ---- Values by event type ----------------------------------------------------------------------------------------
+
+
+def type_means(events: pl.LazyFrame) -> pl.DataFrame:
+    """The values of each event type; rows without a type are left out.
+
+    Returns:
+        One row per type, sorted: ``event_type``, ``nulls`` and ``count`` (int64), ``low``, ``high`` and ``mean``
+        (float64, null where count is 0). The mean is of the exact sum in fixed point; see the module's notes.
+    """
+    value = pl.col(VALUE)
+    known = events.select(TYPE, VALUE).filter(pl.col(TYPE).is_not_null())
+    found = (
+        known.group_by(TYPE)
+        .agg(
+            value.null_count().cast(pl.Int64).alias("nulls"),
+            value.count().cast(pl.Int64).alias("count"),
+            value.min().alias("low") + 0.0,
+            value.max().alias("high") + 0.0,
+            _fixed(value).sum().alias("total"),
+        )
+        .collect(engine="streaming")
+        .sort(TYPE)
+    )
+    totals = {kind: Fraction(total, FIXED) for kind, total in found.select(TYPE, "total").iter_rows()}
+    if not found.filter(pl.max_horizontal(pl.col("low").abs(), pl.col("high").abs()) >= FIXED_LIMIT).is_empty():
+        huge = known.filter(value.abs() >= FIXED_LIMIT).collect(engine="streaming")
+        for (kind,), group in huge.group_by(TYPE):
+            totals[str(kind)] += _exact_sum(group[VALUE])
+    means = [
+        min(max(float(totals[kind] / count), low), high) if count else None
+        for kind, count, low, high in found.select(TYPE, "count", "low", "high").iter_rows()
+    ]
+    return found.drop("total").with_columns(pl.Series("mean", means, pl.Float64))
+
+
+def type_medians(events: pl.LazyFrame) -> pl.DataFrame:
+    """``event_type`` and ``median`` (float64) of each event type that has a value, sorted.
+
+    Exact and without sorting the values, as the order statistics of the day: one scan counts the rows of each bin, a
+    second one those of each value in the bins that hold a middle.
+    """
+    values = events.select(TYPE, VALUE, _bin(VALUE).alias("bin")).drop_nulls()
+    bins = (
+        values.group_by(TYPE, "bin")
+        .agg(pl.len().cast(pl.Int64).alias("size"))
+        .collect(engine="streaming")
+        .sort(TYPE, "bin")
+        .with_columns(end=pl.col("size").cum_sum().over(TYPE), count=pl.col("size").sum().over(TYPE))
+        .with_columns(start=pl.col("end") - pl.col("size"), low=(pl.col("count") - 1) // 2, high=pl.col("count") // 2)
+    )
+    # The middle is one rank, or two that follow each other: nothing lies between the bins that hold them.
+    middle = bins.filter((pl.col("start") <= pl.col("high")) & (pl.col("end") > pl.col("low")))
+    of_types = middle.group_by(TYPE).agg(pl.col("start").min(), pl.col("low", "high").first())
+    found = (
+        values.join(middle.lazy().select(TYPE, "bin"), on=[TYPE, "bin"], how="semi", build_side="force_right")
+        .group_by(TYPE, VALUE)
+        .agg(pl.len().cast(pl.Int64).alias("size"))
+        .collect(engine="streaming")
+        .join(of_types, on=TYPE)
+        .sort(TYPE, VALUE)
+        .with_columns(end=pl.col("start") + pl.col("size").cum_sum().over(TYPE))
+        .group_by(TYPE, maintain_order=True)
+        .agg(
+            pl.col(VALUE).filter(pl.col("end") > pl.col("low")).first().alias("lower"),
+            pl.col(VALUE).filter(pl.col("end") > pl.col("high")).first().alias("upper"),
+        )
+    )
+    medians = [_between(low, high, 0.5) for low, high in found.select("lower", "upper").iter_rows()]
+    return found.select(TYPE).with_columns(pl.Series("median", medians, pl.Float64))
+
+
+def type_spreads(events: pl.LazyFrame, types: pl.DataFrame) -> pl.DataFrame:
+    """Mean and sample standard deviation of HALF of each value: no difference of halves exceeds a double.
+
+    Unlike the mean in ``types``, this one is good for values of any size, for it is corrected by the second pass.
+
+    Args:
+        events: raw_events of one day.
+        types: their :func:`type_means`.
+
+    Returns:
+        One row per type that has a value, sorted: ``event_type``, ``half_mean``, ``half_std`` (null below two values).
+    """
+    known = types.filter(pl.col("count") > 0)
+    exponents = [
+        max(math.frexp(max(high / 2 - mean / 2, mean / 2 - low / 2))[1], -1000)
+        for low, high, mean in known.select("low", "high", "mean").iter_rows()
+    ]
+    scaled = known.select(
+        TYPE,
+        center=pl.col("mean") / 2,
+        scale=pl.Series([math.ldexp(1.0, -e) for e in exponents], dtype=pl.Float64),
+    )
+    first, second = _moments((pl.col(VALUE) / 2 - pl.col("center")) * pl.col("scale"))
+    found = (
+        events.select(TYPE, VALUE)
+        .drop_nulls()
+        .join(scaled.lazy(), on=TYPE)
+        .group_by(TYPE)
+        .agg(first, second)
+        .collect(engine="streaming")
+        .sort(TYPE)
+    )
+    rows = []
+    for mean, count, exponent, first_, second_ in zip(
+        known["mean"], known["count"], exponents, found["first"], found["second"], strict=True
+    ):
+        correction = Fraction(first_, count << SQUARE_BITS) * Fraction(2) ** exponent
+        std = _scaled_std(first_, second_, count) * 2.0**exponent if count > 1 else None
+        rows.append((float(Fraction(mean) / 2 + correction), std))
+    return known.select(TYPE).with_columns(
+        pl.Series("half_mean", [m for m, _ in rows], pl.Float64),
+        pl.Series("half_std", [s for _, s in rows], pl.Float64),
+    )
 
 
 # ---- Statistics --------------------------------------------------------------------------------------------------
@@ -490,18 +607,26 @@ def _std(frame: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, floa
     shrink = HALVING if max(abs(low), abs(high)) > HALVING_LIMIT else 1.0
     center = min(max(mean, low), high) * shrink
     exponent = max(math.frexp(max(high * shrink - center, center - low * shrink))[1], -1000)
-    unit = 1 << SQUARE_BITS
     deviation = (pl.first() * shrink - center) * math.ldexp(1.0, -exponent)
-    first, second = (
-        frame.select(
-            (deviation * float(unit)).cast(pl.Int128).sum().alias("first"),
-            (deviation * deviation * float(unit)).cast(pl.Int128).sum().alias("second"),
-        )
-        .collect(engine="streaming")
-        .row(0)
+    first, second = frame.select(_moments(deviation)).collect(engine="streaming").row(0)
+    scaled = _scaled_std(first, second, count)
+    return _double(Fraction(scaled) * Fraction(2) ** exponent / Fraction(shrink))
+
+
+def _moments(deviation: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """``first`` and ``second``: sums of deviations of at most 1, and of their squares, in units of 2**-SQUARE_BITS."""
+    unit = float(1 << SQUARE_BITS)
+    return (
+        (deviation * unit).cast(pl.Int128).sum().alias("first"),
+        (deviation * deviation * unit).cast(pl.Int128).sum().alias("second"),
     )
+
+
+def _scaled_std(first: int, second: int, count: int) -> float:
+    """The sample standard deviation from the sums of :func:`_moments`, in the deviations' unit."""
+    unit = 1 << SQUARE_BITS
     variance = (Fraction(second, unit) - Fraction(first * first, unit * unit * count)) / (count - 1)
-    return _double(Fraction(math.sqrt(max(variance, Fraction(0)))) * Fraction(2) ** exponent / Fraction(shrink))
+    return math.sqrt(max(variance, Fraction(0)))
 
 
 def _quantiles(frame: pl.LazyFrame, column: str, count: int, probabilities: Sequence[Fraction]) -> tuple[float, ...]:
@@ -528,11 +653,9 @@ def _order_statistics(frame: pl.LazyFrame, column: str, ranks: Sequence[int]) ->
     Exact and without sorting the column: one scan counts the rows of each bin (a bin is the leading bits of the double,
     so bins are in the values' order), a second one the rows of each value in the few bins that hold a rank.
     """
-    bits = pl.col(column).cast(pl.Float64).reinterpret(dtype=pl.Int64)
-    ordered = pl.when(bits < 0).then(pl.lit(-INT64_MAX - 1, pl.Int64) - bits).otherwise(bits)
     values = frame.select(pl.col(column)).drop_nulls()
     sizes = (
-        values.group_by((ordered // (1 << BIN_SHIFT)).alias("bin"))
+        values.group_by(_bin(column).alias("bin"))
         .agg(pl.len().cast(pl.Int64).alias("size"))
         .sort("bin")
         .collect(engine="streaming")
@@ -541,7 +664,7 @@ def _order_statistics(frame: pl.LazyFrame, column: str, ranks: Sequence[int]) ->
     rank = pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64})
     wanted = rank.join_asof(sizes, left_on="rank", right_on="start").select("bin", "start", "size").unique().sort("bin")
     inside = (
-        values.filter((ordered // (1 << BIN_SHIFT)).is_in(wanted["bin"].to_list()))
+        values.filter(_bin(column).is_in(wanted["bin"].to_list()))
         .group_by(column)
         .agg(pl.len().cast(pl.Int64).alias("size"))
         .sort(column)
@@ -555,6 +678,13 @@ def _order_statistics(frame: pl.LazyFrame, column: str, ranks: Sequence[int]) ->
     )
     found = within.join_asof(inside, left_on="at", right_on="before")
     return dict(zip(found["rank"].to_list(), found[column].to_list(), strict=True))
+
+
+def _bin(column: str) -> pl.Expr:
+    """The leading bits of the doubles, as whole numbers in the order of the values."""
+    bits = pl.col(column).cast(pl.Float64).reinterpret(dtype=pl.Int64)
+    ordered = pl.when(bits < 0).then(pl.lit(-INT64_MAX - 1, pl.Int64) - bits).otherwise(bits)
+    return ordered // (1 << BIN_SHIFT)
 
 
 def _summary_of_labels(events: pl.LazyFrame) -> list[tuple[object, ...]]:
@@ -616,15 +746,15 @@ def _summary_of_numbers(name: str, frame: pl.LazyFrame, of_day: _Description, un
     )
 
 
-def _rounded(number: pl.Expr, decimals: int) -> pl.Expr:
+def rounded(number: pl.Expr, decimals: int) -> pl.Expr:
     """Rounded half to even, without minus zero."""
     rounded = number.round(decimals, mode="half_to_even")
     return pl.when(rounded == 0).then(0.0).otherwise(rounded)
 
 
 def _round(number: float, decimals: int) -> float:
-    """One number rounded as :func:`_rounded` rounds columns."""
-    return float(pl.select(_rounded(pl.lit(number), decimals)).item())
+    """One number rounded as :func:`rounded` rounds columns."""
+    return float(pl.select(rounded(pl.lit(number), decimals)).item())
 
 
 def _double(number: Fraction) -> float:

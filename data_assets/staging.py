@@ -1,7 +1,7 @@
 """From the files that hold some days to those days: every file split once, rows counted by file, duplicates dropped.
 
-Here: putting the files of a day together. Not here: reading one file (``ingest/``), knowing which files hold which days
-(``landing.py``) or publishing (``assets.py``). No Dagster.
+Here: putting the files of a day together. Not here: reading one file (``ingest/``), changing values (``cleaning.py``),
+knowing which files hold which days (``landing.py``) or publishing (``assets.py``). No Dagster.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets import ingest, progress
+from data_assets import cleaning, ingest, progress
 from data_assets.contracts import tables
 from data_assets.errors import ConfigurationError, SourceFileError
 from data_assets.landing import files_of, fingerprints
@@ -46,17 +46,20 @@ class StagedDay:
         quarantined: rows of quarantined_events, same order.
         by_file: one row per file of the day, with the schema ``BY_FILE``; ``rows`` is the ledger's count.
         fingerprint: what the day is made from (``landing.fingerprints``).
+        cleaning: what was changed in ``valid``.
     """
 
     valid: pl.LazyFrame
     quarantined: pl.LazyFrame
     by_file: pl.DataFrame
     fingerprint: str
+    cleaning: cleaning.Impact
 
     @property
     def notes(self) -> dict[str, str]:
         """What later assets need to know of the day beside its rows, as text to keep with it."""
-        return {"fingerprint": self.fingerprint, "by_file": json.dumps(self.by_file.to_dicts())}
+        made = {"fingerprint": self.fingerprint, "by_file": json.dumps(self.by_file.to_dicts())}
+        return made | self.cleaning.notes
 
 
 def sums(by_file: pl.DataFrame) -> dict[str, int]:
@@ -78,6 +81,10 @@ def stage(
     Returns:
         The days that could be read, and the days that could not, with the reason.
     """
+    try:
+        lookup = cleaning.read_lookup(config)
+    except ConfigurationError as problem:
+        return {}, dict.fromkeys(days, str(problem))
     rows = files_of(ledger, list(days))
     refused: dict[str, str] = {}
     for row in rows.filter(pl.col("error").is_not_null()).to_dicts():
@@ -99,7 +106,9 @@ def stage(
             refused.update({d.isoformat(): str(problem) for d in wanted})
     marks = fingerprints(rows)
     staged = {
-        day: _day(config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, marks.get(day, ""))
+        day: _day(
+            config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, marks.get(day, ""), lookup
+        )
         for day in days
         if day not in refused
     }
@@ -107,7 +116,12 @@ def stage(
 
 
 def _day(
-    config: PipelineConfig, files: pl.DataFrame, folders: dict[str, Path], day: str, fingerprint: str
+    config: PipelineConfig,
+    files: pl.DataFrame,
+    folders: dict[str, Path],
+    day: str,
+    fingerprint: str,
+    lookup: pl.DataFrame | None,
 ) -> StagedDay:
     contracts = tables(config.source.types.user_id)
     files = files.sort("path")
@@ -141,17 +155,16 @@ def _day(
     )
     refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
     quarantined = _together(contracts["quarantined_events"].empty(), refused)
-    return StagedDay(valid, quarantined, by_file, fingerprint)
+    cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
+    return StagedDay(cleaned, quarantined, by_file, fingerprint, impact)
 
 
 def _in_file_order(plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
     """One file's valid rows, those that took a second look among the others; ``None`` when it has none."""
     scans = [pl.concat([_scan(p) for p in paths]) for paths in (plain, mended) if paths]
-    return (
-        scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
-        if len(scans) > 1
-        else next(iter(scans), None)
-    )
+    if len(scans) > 1:
+        return scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
+    return scans[0] if scans else None
 
 
 def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame]) -> pl.LazyFrame:

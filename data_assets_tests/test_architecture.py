@@ -14,8 +14,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "landing", "staging",
-    "metrics", "report", "demo", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "cli",
+    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "landing", "metrics",
+    "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -25,8 +25,9 @@ PURE = (
     "storage",
     "ingest",
     "landing",
-    "staging",
     "metrics",
+    "cleaning",
+    "staging",
     "report",
     "demo",
 )
