@@ -14,6 +14,8 @@ from typing import Any
 import polars as pl
 from dagster import (
     AssetCheckEvaluation,
+    AssetCheckResult,
+    AssetCheckSeverity,
     AssetExecutionContext,
     AssetIn,
     AssetOut,
@@ -163,9 +165,10 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
         owners=OWNERS,
         kinds={"polars", "parquet"},
         metadata={"dagster/column_schema": column_schema(LANDED_FILES)},
+        check_specs=checks.ledger_specs(),
         retry_policy=RETRIES,
     )
-    def landed_files(context: AssetExecutionContext) -> MaterializeResult[None]:
+    def landed_files(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
         looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
         for path, reason in looked.listing.ignored.items():
             context.log.warning("%s is left alone: %s", visible(path), reason)
@@ -173,7 +176,12 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
         for error in broken["error"].unique(maintain_order=True):
             context.log.error(error)
         rows = int(looked.ledger["rows"].sum())
-        return MaterializeResult(
+        today = dt.datetime.now(config.zone).date()
+        judged = (
+            checks.every_file_usable(looked.ledger),
+            checks.no_missing_days(landing.missing_days(looked.ledger, last=today)),
+        )
+        yield MaterializeResult(
             metadata={
                 "files": looked.ledger["path"].n_unique(),
                 "days": looked.ledger["day"].n_unique(),
@@ -183,7 +191,16 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
                 "files_ignored": len(looked.listing.ignored),
                 "files_unusable": broken["path"].n_unique(),
                 "dagster/row_count": looked.ledger.height,
-            }
+            },
+            check_results=[
+                AssetCheckResult(
+                    check_name=f.name,
+                    passed=f.passed,
+                    severity=AssetCheckSeverity(f.severity),
+                    metadata={"observed": MetadataValue.text(f.observed)},
+                )
+                for f in judged
+            ],
         )
 
     return landed_files
@@ -218,7 +235,8 @@ def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *i
 
 def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     contracts = tables(config.source.types.user_id)
-    valid, quarantined = contracts["raw_events"], contracts["quarantined_events"]
+    valid, quarantined, repeated = (contracts[n] for n in ("raw_events", "quarantined_events", "duplicate_events"))
+    made = (valid, quarantined) if config.source.deduplicate == "none" else (valid, quarantined, repeated)
 
     def out(table: Table) -> AssetOut:
         return AssetOut(
@@ -233,9 +251,9 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
 
     @multi_asset(
         name="ingest",
-        outs={t.name: out(t) for t in (valid, quarantined)},
+        outs={t.name: out(t) for t in made},
         deps=[LANDED_FILES.name],
-        check_specs=[*checks.specs(valid.name, partitions), *checks.specs(quarantined.name, partitions)],
+        check_specs=[spec for t in made for spec in checks.specs(t.name, partitions)],
         partitions_def=partitions,
         backfill_policy=BACKFILLS,
         retry_policy=RETRIES,
@@ -243,10 +261,12 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
     def ingest_days(context: AssetExecutionContext) -> Iterator[AssetCheckEvaluation | Output[Any]]:
         sweep_scratch(config.scratch_dir)
         log, outcome, days = DayLog(config.lake_dir), _Outcome(), list(context.partition_keys)
-        ledger = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns()).ledger
+        lake = Lake(config.lake_dir)
+        ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
         with scratch_folder(config.scratch_dir) as scratch:
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
             refused_frames: dict[str, DayFrame] = {}
+            repeated_frames: dict[str, DayFrame] = {}
             for day, found in staged.items():
                 progress.step(valid.name, day)
                 contract = checks.contract(valid, found.valid)
@@ -255,21 +275,47 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 known = checks.known_reasons(quarantined, found.quarantined)
                 outcome.findings[valid.name, day] = (contract, conserved, rate)
                 outcome.findings[quarantined.name, day] = (known,)
-                reason = _failed((contract, conserved, rate, known))
-                if _failed((contract, conserved, known)) is None:
+                listed = _judge_duplicates(repeated, found)
+                if listed:
+                    outcome.findings[repeated.name, day] = listed
+                reason = _failed((contract, conserved, rate, known, *listed))
+                if _failed((contract, conserved, known, *listed)) is None:
                     # A day with too many quarantined rows is shown, so that one can see them; nothing is built on it.
                     outcome.frames[day] = DayFrame(found.valid, found.notes)
                     refused_frames[day] = DayFrame(found.quarantined, {})
+                    repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
                     _describe_ingest(context, day, found, valid.name, quarantined.name)
                 if reason is not None:
                     outcome.refused[day] = reason
             for day in days:
-                for table in (valid.name, quarantined.name):
+                for table in (t.name for t in made):
                     found_checks = outcome.findings.get((table, day), ())
                     log.record(table, day, found_checks, outcome.refused.get(day) if table == valid.name else None)
-            yield from _conclude(context, outcome, {valid.name: outcome.frames, quarantined.name: refused_frames})
+            frames = {valid.name: outcome.frames, quarantined.name: refused_frames, repeated.name: repeated_frames}
+            yield from _conclude(context, outcome, {t.name: frames[t.name] for t in made})
 
     return ingest_days
+
+
+def _judge_duplicates(table: Table, found: staging.StagedDay) -> tuple[Finding, ...]:
+    """What the checks of duplicate_events find; nothing when duplicates are events."""
+    if found.duplicates is None:
+        return ()
+    kept = checks.originals_kept(found.duplicates, found.valid, found.by_file)
+    return checks.contract(table, found.duplicates), kept
+
+
+def _duplicates_to_write(lake: Lake, table: Table, day: str, found: staging.StagedDay) -> dict[str, DayFrame]:
+    """The day of duplicate_events; nothing when duplicates are events.
+
+    A day that was made when ``source.deduplicate`` said otherwise is emptied: what it lists is an event now.
+    """
+    if found.duplicates is not None:
+        return {day: DayFrame(found.duplicates, {})}
+    before = lake.current(table.name, day)
+    if before is not None and before.rows:
+        lake.write(table, day, table.empty().lazy(), {})
+    return {}
 
 
 def _describe_ingest(
@@ -442,11 +488,17 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
             ).collect()
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}
+            shown["late_share"] = _late_share(kpis)
             return Computed(row.lazy(), [checks.contract(table, row.lazy()), checks.kpis_agree(kpis)], shown)
 
         yield from _compute_days(context, config, table, compute)
 
     return daily_kpis
+
+
+def _late_share(kpis: Mapping[str, Any]) -> float:
+    """Which share of the day's records is late; 0 for a day without any."""
+    return float(kpis["late"] / kpis["rows_in"]) if kpis["rows_in"] else 0.0
 
 
 REPORT_TABLES = (
@@ -541,9 +593,10 @@ def _write_reports(
 def _day_input(
     config: PipelineConfig, day: dt.date, found: Days, before: pl.DataFrame, files: pl.DataFrame, log: DayLog
 ) -> report.DayInput:
+    repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
         report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
-        for table in (*REPORT_TABLES, "daily_kpis")
+        for table in (*REPORT_TABLES, *repeated, "daily_kpis")
         for f in log.findings(table, day.isoformat())
     ]
     return report.DayInput(
@@ -576,11 +629,13 @@ def report_versions() -> dict[str, str]:
 def _report_metadata(
     config: PipelineConfig, day: str, built: report.Report, before: pl.DataFrame, kpis: pl.LazyFrame
 ) -> dict[str, Any]:
-    valid = [*before["valid"].to_list(), kpis.select("valid").collect().item()]
+    figures = kpis.collect().to_dicts()[0]
+    valid = [*before["valid"].to_list(), figures["valid"]]
     return {
         "verdict": built.verdict,
         "summary": MetadataValue.text(built.sentence),
         "path": MetadataValue.path(str(config.reports_dir / day / "report.html")),
         "html_bytes": len(built.html.encode()),
+        "late_share": _late_share(figures),
         "trend": MetadataValue.md(report.sparkline_markdown(valid)),
     }

@@ -52,6 +52,8 @@ CHECKS: tuple[Check, ...] = (
     Check("raw_events", "conservation", "Per file, physical rows = valid + quarantined + duplicates: no row is lost."),
     Check("raw_events", "quarantine_rate", "The share of quarantined rows is at most quality.max_quarantine_rate."),
     Check("quarantined_events", "contract", "Columns and types as declared; every reason is a known code."),
+    Check("duplicate_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
+    Check("duplicate_events", "originals_kept", "Per file, as many rows as were dropped; each names a kept row."),
     Check("session_metrics", "contract", "Columns, types, nulls, bounds and one row per user, as declared."),
     Check("session_metrics", "sessions_equal_events", "The users' total_sessions add up to the rows of raw_events."),
     Check("outliers", "contract", "Columns, types, nulls and bounds are as declared."),
@@ -64,6 +66,18 @@ CHECKS: tuple[Check, ...] = (
     Check("daily_kpis", "contract", "Columns, types, nulls and bounds are as declared; one row."),
     Check("daily_kpis", "kpis_agree", "Rows in = valid + quarantined + duplicate; sessions and events = valid rows."),
 )
+
+
+LEDGER_CHECKS: tuple[Check, ...] = (
+    Check("landed_files", "every_file_usable", "Every file in the raw directory can be read and fits the mapping."),
+    Check("landed_files", "no_missing_days", "Every day from the first to the last that rows landed for has rows."),
+)
+SHOWN = 10  # how many files or days a finding names
+
+
+def ledger_specs() -> list[AssetCheckSpec]:
+    """The checks of landed_files. They do not block: a bad file costs its own days, a missing day none."""
+    return [AssetCheckSpec(c.name, asset=c.table, description=c.description) for c in LEDGER_CHECKS]
 
 
 def specs(table: str, partitions: DailyPartitionsDefinition) -> list[AssetCheckSpec]:
@@ -197,6 +211,67 @@ def conservation(by_file: pl.DataFrame) -> Finding:
             f"{first['valid'] + first['quarantined'] + first['duplicate']:,}. It may have changed while it was read."
         ),
     )
+
+
+def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.DataFrame) -> Finding:
+    """Is every dropped row there, and the row that it repeats kept?
+
+    Args:
+        duplicates: rows of duplicate_events.
+        valid: rows of raw_events.
+        by_file: ``path`` and ``duplicate``, the rows that each file lost.
+    """
+    listed = duplicates.group_by(path="source_file").agg(listed=pl.len()).collect(engine="streaming")
+    wrong = by_file.join(listed, on="path", how="full", coalesce=True).filter(
+        pl.col("duplicate").fill_null(0) != pl.col("listed").fill_null(0)
+    )
+    named = duplicates.select(source_file="duplicate_of_file", source_line="duplicate_of_line").unique()
+    there = (
+        valid.select("source_file", "source_line").join(named, on=["source_file", "source_line"], how="semi").unique()
+    )
+    originals, kept = _height(named), _height(there)
+    observed = (
+        f"{int(listed['listed'].sum()):,} rows listed, {int(by_file['duplicate'].sum()):,} dropped; "
+        f"{kept:,} of the {originals:,} rows they repeat are kept"
+    )
+    if not wrong.is_empty():
+        observed += f"; {wrong.height} files differ, first {visible(wrong.sort('path')['path'][0])}"
+    return Finding("originals_kept", passed=wrong.is_empty() and originals == kept, observed=observed)
+
+
+def _height(frame: pl.LazyFrame) -> int:
+    return int(frame.select(pl.len()).collect(engine="streaming").item())
+
+
+def every_file_usable(ledger: pl.DataFrame) -> Finding:
+    """Can every file of the ledger be used? Names those that cannot, with the reason (which is escaped already)."""
+    broken = ledger.filter(pl.col("error").is_not_null()).unique("path").sort("path")
+    if broken.is_empty():
+        return Finding("every_file_usable", passed=True, observed=f"{ledger['path'].n_unique():,} files")
+    reasons = {visible(path): error for path, error in broken.head(SHOWN).select("path", "error").iter_rows()}
+    named = "; ".join(error if path in error else f"{path}: {error}" for path, error in reasons.items())
+    return Finding(
+        "every_file_usable",
+        passed=False,
+        observed=f"{broken.height:,} of {ledger['path'].n_unique():,} files{_and_more(broken.height)}: {named}",
+    )
+
+
+def no_missing_days(missing: Sequence[str]) -> Finding:
+    """Are there rows for every day of the range that landed? ``missing``: days (ISO) without, ascending."""
+    if not missing:
+        return Finding("no_missing_days", passed=True, observed="none", severity="WARN")
+    named = ", ".join(missing[:SHOWN])
+    return Finding(
+        "no_missing_days",
+        passed=False,
+        observed=f"no rows for {len(missing):,} days in between{_and_more(len(missing))}: {named}",
+        severity="WARN",
+    )
+
+
+def _and_more(count: int) -> str:
+    return f" (the first {SHOWN})" if count > SHOWN else ""
 
 
 def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:

@@ -303,7 +303,7 @@ def _progress(*, as_json: bool) -> Iterator[Show]:
 def status(config_path: Path | None, as_json: bool) -> None:
     """What has landed, what is made, what failed and why, and which days are missing."""
     from data_assets import landing
-    from data_assets.storage import DayLog, Lake
+    from data_assets.storage import REFUSED, DayLog, Lake
 
     config = load_config(config_path)
     looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
@@ -323,7 +323,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "files": len(looked.listing.files),
         "rows": int(looked.ledger["rows"].sum()),
         "days_landed": looked.ledger["day"].n_unique(),
-        "days_done": len(log.finished()),
+        "days_done": sum(mark != REFUSED for mark in log.finished().values()),
         "days_to_do": sorted(stale),
         "days_failed": failed,
         "days_missing": landing.missing_days(looked.ledger, last=today),

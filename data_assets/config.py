@@ -41,7 +41,7 @@ MAX_FILE_BYTES = 1_000_000
 COLUMNS = ("user_id", "session_start", "session_end", "event_type", "value", "metadata")
 """The columns of an event that a source is mapped onto."""
 
-_FINGERPRINT_VERSION = 1
+_FINGERPRINT_VERSION = 2
 _SECRET_KEY = re.compile(r"passw|pwd|token|secret|credential|api_?key|private_?key", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"(://)[^/\s]*@")
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B", re.IGNORECASE)

@@ -237,6 +237,17 @@ QUARANTINED_EVENTS = Table(
     ),
 )
 
+DUPLICATE_EVENTS = Table(
+    "duplicate_events",
+    "Every record that was dropped because the day has an earlier one that counts as the same, and where that one is.",
+    "lake",
+    (
+        *SOURCE,
+        Column("duplicate_of_file", TEXT, "file of the first such record, which is kept in raw_events"),
+        Column("duplicate_of_line", INT, "line of the first such record (row number for Parquet)", minimum=1),
+    ),
+)
+
 SESSION_METRICS = Table(
     "session_metrics",
     "One row per user of the day. An event counts as one session; missing ends are filled backward within the user.",
@@ -326,6 +337,9 @@ DAILY_KPIS = Table(
         Column("quarantined", INT, "records refused", minimum=0, source=("quarantined_events.record",)),
         Column("duplicate", INT, "records dropped as duplicates", minimum=0),
         Column("late", INT, "records from files whose home day is later", minimum=0),
+        Column("late_max_days", INT, "days from this day to the latest such home day; 0 when none is late", minimum=0),
+        Column("late_mean_days", FLOAT, "mean of those days over the late records; null when none is late",
+               nullable=True, minimum=1),
         Column("users", INT, "distinct users", minimum=0, source=("session_metrics.user_id",)),
         Column("sessions", INT, "sessions; an event counts as one", minimum=0,
                source=("session_metrics.total_sessions",)),
@@ -345,8 +359,8 @@ DAILY_KPIS = Table(
 def tables(user_id: UserIdType = "int64") -> Mapping[str, Table]:
     """Every table by name, with ``user_id`` of the configured type."""
     all_tables = (
-        LANDED_FILES, RAW_EVENTS, QUARANTINED_EVENTS, SESSION_METRICS, OUTLIERS, EVENT_DISTRIBUTION, SUMMARY_STATISTICS,
-        DAILY_KPIS,
+        LANDED_FILES, RAW_EVENTS, QUARANTINED_EVENTS, DUPLICATE_EVENTS, SESSION_METRICS, OUTLIERS, EVENT_DISTRIBUTION,
+        SUMMARY_STATISTICS, DAILY_KPIS,
     )  # fmt: skip
     if user_id == "int64":
         return {t.name: t for t in all_tables}

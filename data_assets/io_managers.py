@@ -134,7 +134,6 @@ class LakeIOManager(BasePolarsUPathIOManager):
     def _metadata(self, contract: Table, day: str, version: Version) -> dict[str, Any]:
         return {
             "dagster/partition_row_count": version.rows,
-            "dagster/row_count": version.rows,
             "size_bytes": version.size,
             "path": MetadataValue.path(str(self.lake.folder(contract.name, day) / "data.parquet")),
         }
@@ -185,15 +184,7 @@ class WarehouseIOManager(ConfigurableIOManager):
         contract = self.lake.contract(context)
         rows = self.warehouse.replace(contract, {d: frame.lazy() for d, frame in _frames(context, obj).items()})
         for day, count in rows.items():
-            _note(
-                context,
-                day,
-                {
-                    "dagster/partition_row_count": count,
-                    "dagster/row_count": count,
-                    "dagster/table_name": contract.name,
-                },
-            )
+            _note(context, day, {"dagster/partition_row_count": count, "dagster/table_name": contract.name})
         _record_only(context, list(rows))
 
     def load_input(self, context: InputContext) -> dict[str, pl.LazyFrame] | pl.LazyFrame:

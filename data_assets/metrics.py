@@ -58,6 +58,7 @@ class RowCounts:
         rows_in: physical records of the day.
         valid, quarantined, duplicate: what they became, ``rows_in = valid + quarantined + duplicate``.
         late: those from files whose home day is later.
+        late_max_days, late_row_days: by how many days at most, and those days added up over the late records.
     """
 
     rows_in: int
@@ -65,6 +66,8 @@ class RowCounts:
     quarantined: int
     duplicate: int
     late: int
+    late_max_days: int
+    late_row_days: int
 
 
 # ---- Tables ------------------------------------------------------------------------------------------------------
@@ -263,7 +266,7 @@ def daily_kpis(
         distribution: event_distribution of the day; events is its sum.
         outlier_count: rows of outliers.
         counts: what became of the day's records.
-        precision: decimals of value (the events' unit), avg_duration and median_duration (seconds).
+        precision: decimals of late_mean_days, value (the events' unit), avg_duration and median_duration (seconds).
 
     Returns:
         The table daily_kpis: one row, also for a day without events; figures over nothing are null.
@@ -286,6 +289,8 @@ def daily_kpis(
         "quarantined": counts.quarantined,
         "duplicate": counts.duplicate,
         "late": counts.late,
+        "late_max_days": counts.late_max_days,
+        "late_mean_days": _round(counts.late_row_days / counts.late, precision) if counts.late else None,
         "users": users,
         "sessions": total_sessions,
         "events": total_events,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets import cleaning, ingest, progress
+from data_assets import cleaning, duplicates, ingest, progress
 from data_assets.contracts import tables
-from data_assets.errors import ConfigurationError, SourceFileError
+from data_assets.errors import ConfigurationError, ContractError, SourceFileError
 from data_assets.landing import files_of, fingerprints
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ BY_FILE = pl.Schema(
         "quarantined": pl.Int64(),
         "duplicate": pl.Int64(),
         "late": pl.Int64(),
+        "late_days": pl.Int64(),
     }
 )
 
@@ -44,13 +45,16 @@ class StagedDay:
     Attributes:
         valid: rows of raw_events, in the order of the files' paths and of their lines.
         quarantined: rows of quarantined_events, same order.
-        by_file: one row per file of the day, with the schema ``BY_FILE``; ``rows`` is the ledger's count.
+        duplicates: rows of duplicate_events, same order; None when duplicates are kept as events.
+        by_file: one row per file of the day, with the schema ``BY_FILE``; ``rows`` is the ledger's count, ``late_days``
+            the days from this day to the file's home day, 0 when it is not later.
         fingerprint: what the day is made from (``landing.fingerprints``).
         cleaning: what was changed in ``valid``.
     """
 
     valid: pl.LazyFrame
     quarantined: pl.LazyFrame
+    duplicates: pl.LazyFrame | None
     by_file: pl.DataFrame
     fingerprint: str
     cleaning: cleaning.Impact
@@ -63,14 +67,35 @@ class StagedDay:
 
 
 def sums(by_file: pl.DataFrame) -> dict[str, int]:
-    """What became of the day's records: rows_in, valid, quarantined, duplicate and late, over all files."""
-    totals = by_file.select(pl.sum("rows").alias("rows_in"), pl.sum("valid", "quarantined", "duplicate", "late"))
+    """What became of the day's records, over all files: rows_in, valid, quarantined, duplicate and late.
+
+    And ``late_max_days``, by how many days the latest are late, and ``late_row_days``, those days of all late rows
+    added up.
+    """
+    days = pl.col("late_days").filter(pl.col("late") > 0)
+    totals = by_file.select(
+        pl.sum("rows").alias("rows_in"),
+        pl.sum("valid", "quarantined", "duplicate", "late"),
+        days.max().fill_null(0).alias("late_max_days"),
+        (pl.col("late") * pl.col("late_days")).sum().alias("late_row_days"),
+    )
     return {name: int(total) for name, total in totals.to_dicts()[0].items()}
 
 
 def noted_files(notes: Mapping[str, str]) -> pl.DataFrame:
-    """The ``by_file`` of a published day, from its notes."""
-    return pl.DataFrame(json.loads(notes["by_file"]), schema=BY_FILE)
+    """The ``by_file`` of a published day, from its notes.
+
+    Raises:
+        ContractError: another version of the project wrote them.
+    """
+    found = json.loads(notes["by_file"])
+    if any(file.keys() != BY_FILE.keys() for file in found):
+        raise ContractError(
+            "raw_events: the day was made by another version of the project, which counted other things by file.",
+            "Run the day again from raw_events on: data-assets run --from DAY",
+            table="raw_events",
+        )
+    return pl.DataFrame(found, schema=BY_FILE)
 
 
 def stage(
@@ -95,20 +120,15 @@ def stage(
         if not wanted:
             continue
         progress.step("raw_events", str(path))
-        folders[str(path)] = scratch / f"{number:06d}"
+        folder = folders[str(path)] = scratch / f"{number:06d}"
         try:
-            folders[str(path)].mkdir()
-            records = ingest.open_records(
-                config.raw_dir / str(path), str(path), config, folders[str(path)], verify=False
-            )
-            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folders[str(path)])
+            folder.mkdir()
+            records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
+            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder)
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
-    marks = fingerprints(rows)
     staged = {
-        day: _day(
-            config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, marks.get(day, ""), lookup
-        )
+        day: _day(config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, scratch, lookup)
         for day in days
         if day not in refused
     }
@@ -120,7 +140,7 @@ def _day(
     files: pl.DataFrame,
     folders: dict[str, Path],
     day: str,
-    fingerprint: str,
+    scratch: Path,
     lookup: pl.DataFrame | None,
 ) -> StagedDay:
     contracts = tables(config.source.types.user_id)
@@ -132,10 +152,11 @@ def _day(
     of_files = [_in_file_order(parts["valid"][path], parts["mended"][path]) for path in files["path"]]
     valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
     read = {path: _rows([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
-    kept = read
-    subset = _duplicate_key(config, valid.collect_schema().names())
-    if subset:
-        valid = valid.unique(subset=subset, keep="first", maintain_order=True)
+    kept, repeated = read, None
+    if config.source.deduplicate != "none":
+        folder = scratch / f"day={day}"
+        folder.mkdir()
+        valid, repeated = duplicates.split(valid, _duplicate_key(config, valid.collect_schema().names()), folder)
         counted = valid.group_by("source_file").len().collect(engine="streaming")
         kept = dict(counted.iter_rows())
     by_file = pl.DataFrame(
@@ -148,6 +169,7 @@ def _day(
                 "quarantined": _rows(parts["quarantined"][row["path"]]),
                 "duplicate": read[row["path"]] - kept.get(row["path"], 0),
                 "late": row["rows"] if row["home_day"] > row["day"] else 0,
+                "late_days": max(0, (row["home_day"] - row["day"]).days),
             }
             for row in files.to_dicts()
         ],
@@ -156,7 +178,7 @@ def _day(
     refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
     quarantined = _together(contracts["quarantined_events"].empty(), refused)
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
-    return StagedDay(cleaned, quarantined, by_file, fingerprint, impact)
+    return StagedDay(cleaned, quarantined, repeated, by_file, fingerprints(files).get(day, ""), impact)
 
 
 def _in_file_order(plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
@@ -187,10 +209,8 @@ def _rows(paths: Collection[Path]) -> int:
 
 
 def _duplicate_key(config: PipelineConfig, columns: Sequence[str]) -> list[str]:
-    """The columns whose values make two rows of a day the same; none when duplicates are kept."""
+    """The columns whose values make two rows of a day the same."""
     chosen = config.source.deduplicate
-    if chosen == "none":
-        return []
     if chosen == "exact":
         return [c for c in columns if c not in ("source_file", "source_line")]
     return list(chosen)

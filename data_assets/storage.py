@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 POINTER = ".current.json"
 VERSIONS = ".versions"
 FINISHED = "finished"
+REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
 
@@ -238,9 +239,15 @@ class DayLog:
         self.root = lake_root / ".days"
 
     def record(self, table: str, day: str, findings: Sequence[Finding], refused: str | None = None) -> None:
-        """Note what the checks of ``table`` found for ``day``, and why the day was refused, if it was."""
+        """Note what the checks of ``table`` found for ``day``, and why the day was refused, if it was.
+
+        A refused day is due until a run finishes it, also when the files are again those of the last good run: what
+        stands below would otherwise stay refused with nothing left to do.
+        """
         content = {"refused": refused, "findings": [asdict(f) for f in findings]}
         write_atomically(self.root / table / f"{day}.json", json.dumps(content, sort_keys=True), durable=False)
+        if refused is not None and self._mark(day) != REFUSED:
+            self.finish(day, REFUSED)
 
     def refusals(self, table: str, days: Iterable[str]) -> dict[str, str]:
         """Those of ``days`` that the table refused, with the reasons."""
@@ -257,14 +264,18 @@ class DayLog:
         write_atomically(self.root / FINISHED / f"{day}.json", json.dumps({"fingerprint": fingerprint}))
 
     def finished(self) -> dict[str, str]:
-        """Finished days, with the fingerprint of their input."""
+        """Days that were worked on, with the fingerprint of the input they are finished with, or ``REFUSED``."""
         try:
             names = [entry.name for entry in (self.root / FINISHED).iterdir()]
         except FileNotFoundError:
             return {}
         days = sorted(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
-        found = ((day, self._read(FINISHED, day)) for day in days)
-        return {day: noted["fingerprint"] for day, noted in found if noted}
+        found = ((day, self._mark(day)) for day in days)
+        return {day: mark for day, mark in found if mark is not None}
+
+    def _mark(self, day: str) -> str | None:
+        noted = self._read(FINISHED, day)
+        return noted["fingerprint"] if noted else None
 
     def _read(self, table: str, day: str) -> dict[str, Any] | None:
         try:
@@ -475,7 +486,11 @@ class Warehouse:
         frame = pl.from_arrow(found)
         if not isinstance(frame, pl.DataFrame):
             raise TypeError("an Arrow table became a Series")
-        return frame.cast(empty.schema), {day.isoformat() for (day,) in written}
+        columns = [
+            (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in empty.schema.items()
+        ]
+        return frame.select(columns), {day.isoformat() for (day,) in written}
 
     def _create(self, connection: duckdb.DuckDBPyConnection, contract: Table) -> None:
         connection.execute(_WRITTEN_DAYS)
@@ -490,12 +505,18 @@ class Warehouse:
             ).fetchall()
         )
         expected = contract.duckdb_columns()
-        if found != expected:
+        if not found.items() <= expected.items():
             raise ContractError(
                 f"{contract.name} in {self.path.name} has other columns than this version of the project writes.",
                 "Move the warehouse file away and run the days again: it is rebuilt from the lake.",
                 table=contract.name,
             )
+        missing = [name for name in expected if name not in found]
+        # An older version's table: null in its days until they are made again. DuckDB adds no column with a constraint.
+        for name in missing:
+            connection.execute(f'ALTER TABLE "{contract.name}" ADD COLUMN "{name}" {expected[name]}')
+        for statement in contract.comments() if missing else ():
+            connection.execute(statement)
 
     def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Views over the lake and the comparison of days, made again only when their text changed."""

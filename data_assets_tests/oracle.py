@@ -185,7 +185,7 @@ def daily_kpis(source: str = "events", counts: str = "counts", precision: int = 
     """date and the columns of daily_kpis for every day of ``counts``.
 
     Args:
-        counts: a relation of date, rows_in, valid, quarantined, duplicate, late.
+        counts: a relation of date, rows_in, valid, quarantined, duplicate, late, late_max_days, late_row_days.
     """
     return f"""
         WITH of_events AS (
@@ -200,7 +200,8 @@ def daily_kpis(source: str = "events", counts: str = "counts", precision: int = 
         ), of_outliers AS (
             SELECT date, count(*) AS outliers FROM ({outliers(source, factor)}) GROUP BY date
         )
-        SELECT date, rows_in, valid, quarantined, duplicate, late,
+        SELECT date, rows_in, valid, quarantined, duplicate, late, late_max_days,
+            {half_even("CAST(late_row_days AS DOUBLE) / nullif(late, 0)", precision)} AS late_mean_days,
             coalesce(users, 0) AS users, coalesce(events, 0) AS sessions, coalesce(events, 0) AS events,
             {half_even("total", precision)} AS "value",
             {half_even("average", precision)} AS avg_duration,

@@ -14,8 +14,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "landing", "metrics",
-    "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "cli",
+    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "landing", "duplicates",
+    "metrics", "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs", "sensors",
+    "definitions", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -25,6 +26,7 @@ PURE = (
     "storage",
     "ingest",
     "landing",
+    "duplicates",
     "metrics",
     "cleaning",
     "staging",

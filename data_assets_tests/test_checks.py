@@ -52,13 +52,26 @@ OUTLIER = {
     "outlier_score": 3.0, "iqr_lower": 0.0, "iqr_upper": 2.0, "source_file": "a.csv", "source_line": 2,
 }  # fmt: skip
 KPIS = {
-    "rows_in": 3, "valid": 2, "quarantined": 1, "duplicate": 0, "late": 0, "users": 1, "sessions": 2, "events": 2,
+    "rows_in": 3, "valid": 2, "quarantined": 1, "duplicate": 0, "late": 0, "late_max_days": 0,
+    "late_mean_days": None, "users": 1, "sessions": 2, "events": 2,
     "value": 2.0, "avg_duration": 1.0, "median_duration": 1.0, "anomalies": 0, "outliers": 0,
 }  # fmt: skip
 
 
+DUPLICATE = {"source_file": "a.csv", "source_line": 3, "duplicate_of_file": "a.csv", "duplicate_of_line": 2}
+
+
 def by_file(**changed: int) -> pl.DataFrame:
-    row = {"path": "a.csv", "content_hash": "x", "rows": 100, "valid": 97, "quarantined": 2, "duplicate": 1, "late": 0}
+    row = {
+        "path": "a.csv",
+        "content_hash": "x",
+        "rows": 100,
+        "valid": 97,
+        "quarantined": 2,
+        "duplicate": 1,
+        "late": 0,
+        "late_days": 0,
+    }
     return pl.DataFrame([row | changed], schema=staging.BY_FILE)
 
 
@@ -67,6 +80,8 @@ def by_file(**changed: int) -> pl.DataFrame:
     [
         ("raw_events", {}, {"event_type": None}),
         ("raw_events", {}, {"source_line": 0}),
+        ("duplicate_events", DUPLICATE, DUPLICATE | {"duplicate_of_line": 0}),
+        ("daily_kpis", KPIS, KPIS | {"late_max_days": None}),
         ("session_metrics", SESSIONS, SESSIONS | {"total_sessions": 0, "user_id": 2}),
         ("session_metrics", SESSIONS, SESSIONS),  # the same user twice
         ("outliers", OUTLIER, OUTLIER | {"iqr_lower": None}),
@@ -121,6 +136,56 @@ def test_conservation_names_the_file_that_lost_a_row() -> None:
 def test_conservation_is_per_file_not_in_total() -> None:
     both = pl.concat([by_file(valid=96), by_file(valid=98).with_columns(path=pl.lit("b.csv"))])
     assert not checks.conservation(both).passed
+
+
+def duplicate(**changed: object) -> dict[str, object]:
+    return DUPLICATE | changed
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "0 rows listed, 1 dropped"),  # a dropped row that is not shown
+        ([duplicate(), duplicate(source_line=4)], "2 rows listed, 1 dropped"),
+        ([duplicate(source_file="b.csv")], "2 files differ, first a.csv"),  # the sum is right
+        ([duplicate(duplicate_of_line=7)], "0 of the 1 rows they repeat are kept"),
+        ([duplicate(duplicate_of_file="b.csv")], "0 of the 1 rows they repeat are kept"),
+    ],
+)
+def test_originals_kept_catches_one_bad_row(given: list[dict[str, object]], words: str) -> None:
+    valid = events().head(1).lazy()
+    assert checks.originals_kept(rows("duplicate_events", duplicate()), valid, by_file()).passed
+    found = checks.originals_kept(rows("duplicate_events", *given), valid, by_file())
+    assert not found.passed
+    assert words in found.observed
+
+
+def ledger(*errors: str | None) -> pl.DataFrame:
+    """A file for each of ``errors``."""
+    empty = TABLES["landed_files"].empty()
+    names = pl.DataFrame({"path": [f"{n:02}.csv" for n in range(len(errors))], "error": errors}, schema_overrides={
+        "error": pl.String
+    })  # fmt: skip
+    return pl.concat([empty, names], how="diagonal")
+
+
+def test_every_file_usable_names_the_files_that_are_not() -> None:
+    assert checks.every_file_usable(ledger()).passed
+    assert checks.every_file_usable(ledger(None, None)).passed
+    found = checks.every_file_usable(ledger(None, "01.csv is torn", "the mapping does not fit"))
+    assert (found.passed, found.severity) == (False, "ERROR")
+    assert found.observed == "2 of 3 files: 01.csv is torn; 02.csv: the mapping does not fit"
+    many = checks.every_file_usable(ledger(*["torn"] * 30)).observed
+    assert many.startswith("30 of 30 files (the first 10): 00.csv: torn; ")
+    assert many.endswith("; 09.csv: torn")
+
+
+def test_no_missing_days_warns_and_names_the_days() -> None:
+    assert checks.no_missing_days([]).passed
+    found = checks.no_missing_days([f"2024-03-{n}" for n in range(10, 31)])
+    assert (found.passed, found.severity) == (False, "WARN")
+    assert found.observed.startswith("no rows for 21 days in between (the first 10): 2024-03-10, ")
+    assert found.observed.endswith(", 2024-03-19")
 
 
 def test_quarantine_rate() -> None:

@@ -38,6 +38,7 @@ COUNTS = {day: 10 + n for n, day in enumerate(DAYS)} | {DROPPED: 20}  # valid ro
 TABLES = [
     "raw_events",
     "quarantined_events",
+    "duplicate_events",
     "session_metrics",
     "outliers",
     "event_distribution",

@@ -72,7 +72,8 @@ def theirs(month):
         """)
         con.sql("""
             CREATE TABLE counts AS SELECT date, count(*) AS rows_in, count(*) FILTER (NOT is_refused) AS valid,
-                count(*) FILTER (is_refused) AS quarantined, 0 AS duplicate, 0 AS late
+                count(*) FILTER (is_refused) AS quarantined, 0 AS duplicate, 0 AS late, 0 AS late_max_days,
+                0 AS late_row_days
             FROM raw GROUP BY date
         """)
         yield con

@@ -21,14 +21,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from dagster import AssetKey, AssetRecordsFilter
+from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter
 
 from data_assets import checks, ingest, staging
 from data_assets.cli import main
 from data_assets.config import COLUMNS, load_config
 from data_assets.contracts import REASONS
 from data_assets.definitions import TABLES_WITH_DAYS, build_definitions
-from data_assets.storage import scratch_folder
+from data_assets.storage import REFUSED, scratch_folder
 from data_assets_tests import oracle
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -36,7 +36,7 @@ EXPECTED = FIXTURES / "expected"
 DAYS = [f"2024-03-0{n}" for n in range(1, 10)]
 EMPTY_DAYS = ["2024-03-02", "2024-03-08"]  # a file with a header only; no file at all
 WAREHOUSE = ("session_metrics", "event_distribution", "summary_statistics", "daily_kpis")
-LAKE = ("raw_events", "quarantined_events", "outliers")
+LAKE = ("raw_events", "quarantined_events", "duplicate_events", "outliers")
 BELOW = ("session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis", "daily_report")
 
 
@@ -102,12 +102,12 @@ def test_the_run_succeeds_and_every_day_is_done(made):
     assert made.result.success
     assert sorted(made.log.finished()) == DAYS
     assert made.stale() == []
-    for name in (*TABLES_WITH_DAYS, "quarantined_events"):
+    for name in (*TABLES_WITH_DAYS, "quarantined_events", "duplicate_events"):
         assert made.materialized(name) == DAYS
     assert all((made.config.reports_dir / day / "report.html").stat().st_size > 1_000 for day in DAYS)
 
 
-@pytest.mark.parametrize("name", ["raw_events", "outliers", *WAREHOUSE])
+@pytest.mark.parametrize("name", ["raw_events", "duplicate_events", "outliers", *WAREHOUSE])
 def test_every_cell_is_as_expected(made, name):
     found = made.table(name, _days(name))
     oracle.compare(found, expected(name, found.schema))
@@ -144,7 +144,8 @@ def test_every_cell_is_the_oracles(made, name):
     with duckdb.connect() as con:
         con.sql(f"CREATE VIEW events AS SELECT * FROM {oracle.events_of_lake(str(made.config.lake_dir))}")
         con.sql(
-            "CREATE VIEW counts AS SELECT date, rows_in, valid, quarantined, duplicate, late "
+            "CREATE VIEW counts AS SELECT date, rows_in, valid, quarantined, duplicate, late, late_max_days, "
+            "coalesce(late * late_mean_days, 0)::BIGINT AS late_row_days "
             f"FROM read_csv('{EXPECTED / 'daily_kpis.csv'}')"
         )
         theirs = oracle.rows(con, getattr(oracle, name)())
@@ -167,9 +168,9 @@ def test_every_row_is_accounted_for_by_file_and_day(made):
     schema = pl.Schema({"date": pl.Date} | {n: t for n, t in staging.BY_FILE.items() if n != "content_hash"})
     wanted = expected("files", schema)
     assert found == wanted
-    assert all(rows == valid + quarantined + duplicate for _, _, rows, valid, quarantined, duplicate, _ in wanted)
+    assert all(rows == valid + quarantined + duplicate for _, _, rows, valid, quarantined, duplicate, *_ in wanted)
     # And against the stored rows themselves, and against the files.
-    for name, column in (("raw_events", 3), ("quarantined_events", 4)):
+    for name, column in (("raw_events", 3), ("quarantined_events", 4), ("duplicate_events", 5)):
         stored = made.table(name, DAYS).group_by("date", "source_file").len().rows()
         stored = {(day, file): rows for day, file, rows in stored}
         assert stored == {(row[0], row[1]): row[column] for row in wanted if row[column]}
@@ -269,7 +270,6 @@ def test_same_input_same_bytes_whatever_the_order_and_the_folder(made, project_a
 def test_a_bad_day_does_not_cost_the_good_ones(again):
     before = {name: again.table(name, DAYS) for name in (*LAKE, *WAREHOUSE)}
     report = {day: (again.config.reports_dir / day / "report.html").read_bytes() for day in DAYS}
-    finished = again.log.finished()
     (again.raw / "more_2024-03-06.csv").write_text("who,when\n1,2024-03-06 10:00:00\n")
     (again.raw / "more_2024-03-07.csv").write_text(
         "user_id,session_start,event_type\n" + "x,2024-03-07 10:00:00,view\n" * 9
@@ -288,12 +288,13 @@ def test_a_bad_day_does_not_cost_the_good_ones(again):
     assert again.stale() == ["2024-03-06", "2024-03-07"]
     # The bad days keep what they had; the good ones are new.
     for name in (*LAKE, *WAREHOUSE):
-        days = ["2024-03-06"] if name in ("raw_events", "quarantined_events") else ["2024-03-06", "2024-03-07"]
+        is_shown = name in ("raw_events", "quarantined_events", "duplicate_events")
+        days = ["2024-03-06"] if is_shown else ["2024-03-06", "2024-03-07"]
         kept = before[name].filter(pl.col("date").is_in([dt.date.fromisoformat(d) for d in days]))
         assert again.table(name, days).equals(kept), name
     for day in ("2024-03-06", "2024-03-07"):
         assert (again.config.reports_dir / day / "report.html").read_bytes() == report[day]
-        assert again.log.finished()[day] == finished[day]
+        assert again.log.finished()[day] == REFUSED
     assert again.table("daily_kpis", DAYS[:1])["valid"].to_list() == [12]
     assert (again.config.reports_dir / DAYS[0] / "report.html").read_bytes() != report[DAYS[0]]
     assert again.table("quarantined_events", ["2024-03-07"]).height == 9
@@ -311,6 +312,7 @@ def test_a_bad_day_does_not_cost_the_good_ones(again):
         (e.asset_key.to_user_string(), e.check_name, e.partition): e.passed
         for e in result.get_asset_check_evaluations()
     }
+    assert judged["landed_files", "every_file_usable", None] is False
     for name in TABLES_WITH_DAYS:
         assert judged[name, "every_day_done", "2024-03-06"] is False
         assert judged[name, "every_day_done", "2024-03-07"] is False
@@ -332,6 +334,7 @@ def test_a_bad_day_does_not_cost_the_good_ones(again):
     # Mended: the same range is done, and nothing is left.
     (again.raw / "more_2024-03-06.csv").unlink()
     (again.raw / "more_2024-03-07.csv").unlink()
+    assert again.stale() == ["2024-03-06", "2024-03-07"], "refused, though made of the files that lie there"
     assert again.run("2024-03-06", "2024-03-07").success
     assert again.stale() == []
     assert again.table("daily_kpis", DAYS[1:]).equals(before["daily_kpis"].filter(pl.col("date") > dt.date(2024, 3, 1)))
@@ -371,13 +374,61 @@ def test_changed_removed_and_late_files_rerun_exactly_the_days_they_touch(again,
     assert kpis[3:7] == [(4, 6, 1, -1.25), (5, 7, 1, 40.25), (6, 4, 0, 3.0), (7, 0, 0, None)]
 
 
+def test_a_late_file_changes_its_days_and_no_other(again):
+    """Not a byte of another day in lake and reports, not a row in the warehouse; and how late the rows are."""
+    before, tables = partition_bytes(again), {name: again.table(name, DAYS) for name in WAREHOUSE}
+    reports = {day: (again.config.reports_dir / day / "report.html").read_bytes() for day in DAYS}
+    header, row = "user_id,session_start,event_type\n", "{user},2024-03-04 23:00:00,view\n"
+    (again.raw / "late_2024-03-06.csv").write_text(header + "".join(row.format(user=n) for n in range(3)))
+    (again.raw / "late_2024-03-09.csv").write_text(header + row.format(user=7) + "8,2024-03-02 23:00:00,view\n")
+    due = ["2024-03-02", "2024-03-04"]
+    assert again.stale() == due
+    for day in due:
+        assert again.run(day).success
+    assert again.stale() == []
+
+    after = partition_bytes(again)
+    changed = {name.split("/")[1] for name in before if after[name] != before[name]}
+    assert changed == {f"date={day}" for day in due}
+    others = ~pl.col("date").is_in([dt.date.fromisoformat(day) for day in due])
+    for name, table in tables.items():
+        assert again.table(name, DAYS).filter(others).equals(table.filter(others)), name
+    for day in DAYS:
+        same = (again.config.reports_dir / day / "report.html").read_bytes() == reports[day]
+        assert same == (day not in due), day
+    kpis = again.table("daily_kpis", due).select("rows_in", "late", "late_max_days", "late_mean_days").rows()
+    assert kpis == [(1, 1, 7, 7.0), (9, 4, 5, 2.75)]
+
+
+def test_a_key_keeps_the_first_row_over_all_files_of_the_day(again, cli, monkeypatch):
+    """Late files come first when their path does; and what is kept changes when deduplication is switched off."""
+    (again.raw / "a_2024-03-09.csv").write_text("user_id,session_start,event_type\n701,2024-03-07 23:00:00,click\n")
+    monkeypatch.setenv("DATA_ASSETS_SOURCE__DEDUPLICATE", '["user_id"]')
+    done = json.loads(cli("run", "--from", "2024-03-07", "--json").stdout)
+    assert (done["rows_in"], done["valid"], done["quarantined"], done["duplicate"]) == (4, 2, 0, 2)
+    ask = ("query", "SELECT * EXCLUDE date FROM duplicate_events WHERE date = '2024-03-07'", "--format", "csv")
+    zst = "events_2024-03-07.csv.zst"
+    assert cli(*ask).stdout.splitlines()[1:] == [f"{zst},2,a_2024-03-09.csv,2", f"{zst},3,a_2024-03-09.csv,2"]
+    with duckdb.connect(str(again.config.warehouse_path)) as con:
+        assert con.sql("SELECT count(*) FROM duplicate_events WHERE date = '2024-03-07'").fetchall() == [(2,)]
+
+    monkeypatch.setenv("DATA_ASSETS_SOURCE__DEDUPLICATE", "none")
+    done = json.loads(cli("run", "--from", "2024-03-07", "--json").stdout)
+    assert (done["valid"], done["duplicate"]) == (4, 0)
+    assert len(cli(*ask).stdout.splitlines()) == 1, "an event again, so no duplicate any more"
+    names = {
+        key.to_user_string() for key in build_definitions(load_config()).resolve_asset_graph().get_all_asset_keys()
+    }
+    assert "duplicate_events" not in names
+
+
 # ---- What Dagster shows ------------------------------------------------------------------------------------------
 
 
 def test_every_asset_says_what_it_is(made):
     graph = build_definitions(made.config).resolve_asset_graph()
     names = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert names == {*TABLES_WITH_DAYS, "quarantined_events", "landed_files"}
+    assert names == {*TABLES_WITH_DAYS, "quarantined_events", "duplicate_events", "landed_files"}
     for name in names:
         node = graph.get(AssetKey(name))
         assert len(node.description) > 20
@@ -397,11 +448,12 @@ def test_every_asset_says_what_it_is(made):
 def test_every_check_says_what_it_promises(made):
     graph = build_definitions(made.config).resolve_asset_graph()
     keys = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
-    assert keys == {(c.table, c.name) for c in checks.CHECKS} | {(name, "every_day_done") for name in TABLES_WITH_DAYS}
+    declared = {(c.table, c.name) for c in (*checks.CHECKS, *checks.LEDGER_CHECKS)}
+    assert keys == declared | {(name, "every_day_done") for name in TABLES_WITH_DAYS}
     for key in graph.asset_check_keys:
         spec = graph.get_check_spec(key)
         assert len(spec.description) > 20
-        assert spec.blocking == (key.name != "every_day_done")
+        assert spec.blocking == (key.name != "every_day_done" and key.asset_key != AssetKey("landed_files"))
 
 
 def test_figures_in_the_metadata_are_numbers(made):
@@ -419,6 +471,9 @@ def test_figures_in_the_metadata_are_numbers(made):
     assert raw["dagster/partition_row_count"] == 9
     kpis = metadata("daily_kpis", "2024-03-01")
     assert kpis["median_duration"] == 900.0
+    assert kpis["late_share"] == metadata("daily_report", "2024-03-01")["late_share"] == pytest.approx(1 / 11)
+    assert metadata("daily_kpis", "2024-03-08")["late_share"] == 0.0
+    assert metadata("duplicate_events", "2024-03-03")["dagster/partition_row_count"] == 1
     assert metadata("session_metrics", "2024-03-01")["anomalies"] == 2
     assert metadata("outliers", "2024-03-01")["iqr_upper"] == 13.75
     for name in ("raw_events", "session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis"):
@@ -432,12 +487,18 @@ def test_figures_in_the_metadata_are_numbers(made):
 
 
 def test_every_check_is_recorded_for_every_day(made):
-    events = made.result.get_asset_check_evaluations()
+    found = made.result.get_asset_check_evaluations()
+    events = [e for e in found if e.asset_key != AssetKey("landed_files")]
     seen = {
         (e.asset_key.to_user_string(), e.check_name, e.partition) for e in events if e.check_name != "every_day_done"
     }
     assert seen == {(c.table, c.name, day) for c in checks.CHECKS for day in DAYS}
     assert all(e.passed for e in events)
+    of_files = {e.check_name: e for e in found if e.asset_key == AssetKey("landed_files")}
+    assert of_files["every_file_usable"].passed
+    missing = of_files["no_missing_days"]
+    assert (missing.passed, missing.severity) == (False, AssetCheckSeverity.WARN)
+    assert missing.metadata["observed"].value == "no rows for 2 days in between: 2024-03-02, 2024-03-08"
 
 
 # ---- The command line --------------------------------------------------------------------------------------------

@@ -61,7 +61,16 @@ def all_tables(events, *, precision=2, factor=1.5):
     distribution = metrics.event_distribution(events)
     outlying = metrics.outliers(events, factor).collect()
     n = events.collect().height
-    counts = metrics.RowCounts(rows_in=n + 3, valid=n, quarantined=2, duplicate=1, late=n // 2)
+    late = n // 2
+    counts = metrics.RowCounts(
+        rows_in=n + 3,
+        valid=n,
+        quarantined=2,
+        duplicate=1,
+        late=late,
+        late_max_days=2 * bool(late),
+        late_row_days=late + bool(late),
+    )
     kpis = metrics.daily_kpis(
         events, sessions, distribution, outlier_count=outlying.height, counts=counts, precision=precision
     )
@@ -197,6 +206,8 @@ def test_daily_kpis_by_hand():
         "quarantined": 2,
         "duplicate": 1,
         "late": 1,
+        "late_max_days": 2,
+        "late_mean_days": 2.0,
         "users": 2,
         "sessions": 3,
         "events": 3,
@@ -259,12 +270,13 @@ def days(draw, numbers):
 def compare_all(kind, events, con):
     raw = frame(*events, kind=kind)
     found = all_tables(raw)
-    n = len(events)
+    n, late = len(events), len(events) // 2
     arrow = raw.collect().with_columns(date=pl.lit(DAY)).to_arrow()
     con.register("events", arrow)
     counts = (
         f"(SELECT DATE '{DAY}' AS date, {n + 3} AS rows_in, {n} AS valid, "
-        f"2 AS quarantined, 1 AS duplicate, {n // 2} AS late)"
+        f"2 AS quarantined, 1 AS duplicate, {late} AS late, {2 * bool(late)} AS late_max_days, "
+        f"{late + bool(late)} AS late_row_days)"
     )
     for name, query in (
         ("session_metrics", oracle.session_metrics()),

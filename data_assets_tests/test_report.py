@@ -55,7 +55,8 @@ def kpi_row(rng: random.Random, scale: float = 1.0) -> dict:
     duplicate = int(valid * 0.004)
     return {
         "rows_in": valid + quarantined + duplicate, "valid": valid, "quarantined": quarantined, "duplicate": duplicate,
-        "late": rng.randrange(40), "users": int(1_200 * scale * rng.uniform(0.95, 1.05)), "sessions": valid,
+        "late": rng.randrange(40), "late_max_days": 1, "late_mean_days": 1.0,
+        "users": int(1_200 * scale * rng.uniform(0.95, 1.05)), "sessions": valid,
         "events": valid, "value": round(valid * rng.uniform(1.8, 2.0), 2),
         "avg_duration": round(rng.uniform(600, 700), 2),
         "median_duration": round(rng.uniform(370, 440), 2), "anomalies": rng.randrange(20, 40),
@@ -162,7 +163,8 @@ def day_of(
     lengths = (events["session_end"] - events["session_start"]).dt.total_microseconds() / 1e6
     kpis = {
         "rows_in": rows + quarantined + duplicate, "valid": rows, "quarantined": quarantined, "duplicate": duplicate,
-        "late": 12, "users": events["user_id"].n_unique(), "sessions": rows, "events": rows,
+        "late": 12, "late_max_days": 1, "late_mean_days": 1.0,
+        "users": events["user_id"].n_unique(), "sessions": rows, "events": rows,
         "value": round(events["value"].sum(), 2), "avg_duration": lengths.mean(), "median_duration": lengths.median(),
         "anomalies": int((lengths <= 0).sum()), "outliers": outliers.height,
     }  # fmt: skip
@@ -202,8 +204,14 @@ def day_of(
 def calm_day() -> DayInput:
     """A day on which nothing is wrong."""
     day = day_of(without=())
-    kpis = dict(day.history.drop("date").median().row(0, named=True)) | {"late": 0}
-    whole = {k: int(v) for k, v in kpis.items() if k not in ("value", "avg_duration", "median_duration")}
+    kpis = dict(day.history.drop("date").median().row(0, named=True)) | {
+        "late": 0,
+        "late_max_days": 0,
+        "late_mean_days": None,
+    }
+    whole = {
+        k: int(v) for k, v in kpis.items() if k not in ("late_mean_days", "value", "avg_duration", "median_duration")
+    }
     whole["rows_in"] = whole["valid"] + whole["quarantined"] + whole["duplicate"]
     files = [("a.csv", *(whole[k] for k in ("rows_in", "valid", "quarantined", "duplicate")), False, "00" * 16)]
     passed = [replace(c, passed=True) for c in day.checks]

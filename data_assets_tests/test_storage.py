@@ -25,6 +25,7 @@ from data_assets.contracts import tables
 from data_assets.errors import ContractError, StorageBusyError
 from data_assets.storage import (
     GRACE_SECONDS,
+    REFUSED,
     DayLog,
     Finding,
     Lake,
@@ -439,11 +440,45 @@ def test_a_day_or_a_table_or_a_file_that_never_was_is_missing(tmp_path):
     assert both.warehouse.read(tables()["daily_kpis"], [DAY]) == {}
 
 
-def test_a_warehouse_of_another_version_of_the_project_is_left_alone(tmp_path):
+def test_a_warehouse_of_an_older_version_gets_the_columns_that_it_lacks(tmp_path):
+    """As if made before daily_kpis knew by how many days rows are late; its days have nulls there until made again."""
+    warehouse = Both("warehouse", tmp_path).warehouse
+    contract = tables()["daily_kpis"]
+    numbers = {n: 7 if t == pl.Int64 else 1.5 for n, t in contract.schema.items()}
+    row = pl.DataFrame([numbers], schema=contract.schema)
+    warehouse.replace(contract, {DAY: row.lazy(), NEXT: row.lazy()})
+    new = ["late_max_days", "late_mean_days"]
+    with duckdb.connect(str(warehouse.path)) as connection:
+        for name in new:
+            connection.execute(f"ALTER TABLE daily_kpis DROP COLUMN {name}")
+    old = row.with_columns(pl.lit(None, contract.schema[n]).alias(n) for n in new)
+    assert warehouse.read(contract, [DAY])[DAY].equals(old), "also before anything is written"
+    with warehouse.reader() as connection:
+        assert connection.sql("SELECT count(DISTINCT kpi) FROM daily_kpis_compared").fetchall() == [(13,)]
+
+    warehouse.replace(contract, {NEXT: row.lazy()})
+
+    found = warehouse.read(contract, [DAY, NEXT])
+    assert found[DAY].equals(old)
+    assert found[NEXT].equals(row)
+    for names in (row.columns, warehouse.query_days(contract, [DAY]).columns[1:]):
+        assert names == list(contract.names), "in the contract's order, not in that of the file"
+    with warehouse.reader() as connection:
+        assert connection.sql("SELECT count(DISTINCT kpi) FROM daily_kpis_compared").fetchall() == [(15,)]
+    with duckdb.connect(str(warehouse.path)) as connection:
+        assert connection.sql("SELECT count(DISTINCT kpi) FROM daily_kpis_compared").fetchall() == [(15,)]
+        comment = (
+            "SELECT comment FROM duckdb_columns() WHERE column_name = 'late_max_days' AND table_name = 'daily_kpis'"
+        )
+        assert "0 when none is late" in connection.sql(comment).fetchall()[0][0]
+
+
+@pytest.mark.parametrize("change", ["ALTER mean_value TYPE VARCHAR", "ADD COLUMN mood VARCHAR"])
+def test_a_warehouse_of_another_version_of_the_project_is_left_alone(tmp_path, change):
     both = Both("warehouse", tmp_path)
     both.write(DAY, both.version(1))
     with duckdb.connect(str(both.warehouse.path)) as connection:
-        connection.execute("ALTER TABLE session_metrics DROP COLUMN mean_value")
+        connection.execute(f"ALTER TABLE session_metrics {change}")
     with pytest.raises(ContractError, match=r"session_metrics in warehouse\.duckdb has other columns"):
         both.write(DAY, both.version(2))
     with both.warehouse.reader() as connection:
@@ -514,6 +549,18 @@ def test_the_day_log_tells_findings_and_refusals(tmp_path):
     log.record("raw_events", DAY, [])
     assert log.findings("raw_events", DAY) == []
     assert log.refusals("raw_events", [DAY]) == {}
+
+
+def test_a_refused_day_is_not_finished_until_a_run_finishes_it(tmp_path):
+    log = DayLog(tmp_path)
+    log.finish(DAY, "a")
+    log.record("outliers", DAY, [BAD], refused="why")
+    log.record("outliers", NEXT, [BAD], refused="why")
+    assert log.finished() == {DAY: REFUSED, NEXT: REFUSED}
+    log.record("outliers", DAY, [])
+    assert log.finished()[DAY] == REFUSED, "what stands below was not made"
+    log.finish(DAY, "a")
+    assert log.finished() == {DAY: "a", NEXT: REFUSED}
 
 
 def test_the_day_log_tells_what_is_finished(tmp_path):
