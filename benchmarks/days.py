@@ -126,7 +126,7 @@ import datetime as dt
 import time
 from pathlib import Path
 import polars as pl
-from data_assets import landing
+from data_assets import drift, landing
 from data_assets.config import PipelineConfig, SourceConfig
 from data_assets.contracts import LANDED_FILES
 from data_assets.storage import DayLog, Lake
@@ -142,11 +142,12 @@ for n in range(100_000):
 rows = [
     {"path": f.path, "size": f.size, "mtime_ns": f.mtime_ns, "content_hash": f"{number:032x}", "format": "csv",
      "encoding": "utf-8", "home_day": dt.date(2024, 3, number % 28 + 1), "day": dt.date(2024, 3, number % 28 + 1),
-     "rows": 1, "mapping": config.mapping_fingerprint(), "error": None}
+     "rows": 1, "mapping": config.mapping_fingerprint(), "error": None,
+     "schema": None, "drift": None, "drift_error": None}
     for number, f in enumerate(landing.list_files(config, time.time_ns()).files)
 ]
 ledger = pl.DataFrame(rows, schema=LANDED_FILES.schema).sort("path", "day")
-lake.write(LANDED_FILES, None, ledger.lazy(), {})
+lake.write(LANDED_FILES, None, ledger.lazy(), {"drift": drift.rules(config)})
 for day, mark in landing.fingerprints(ledger).items():
     log.finish(day, mark)
 for _ in range(3):

@@ -273,7 +273,8 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 conserved = checks.conservation(found.by_file)
                 rate = checks.quarantine_rate(found.by_file, config.quality.max_quarantine_rate)
                 known = checks.known_reasons(quarantined, found.quarantined)
-                outcome.findings[valid.name, day] = (contract, conserved, rate)
+                drifted = checks.schema_drift(landing.files_of(ledger, [day]))
+                outcome.findings[valid.name, day] = (contract, conserved, rate, drifted)
                 outcome.findings[quarantined.name, day] = (known,)
                 listed = _judge_duplicates(repeated, found)
                 if listed:
@@ -287,6 +288,10 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     _describe_ingest(context, day, found, valid.name, quarantined.name)
                 if reason is not None:
                     outcome.refused[day] = reason
+            for day in [d for d in days if d not in staged]:
+                drifted = checks.schema_drift(landing.files_of(ledger, [day]))
+                if drifted.severity == "ERROR" and not drifted.passed:
+                    outcome.findings[valid.name, day] = (drifted,)
             for day in days:
                 for table in (t.name for t in made):
                     found_checks = outcome.findings.get((table, day), ())

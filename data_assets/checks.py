@@ -30,6 +30,7 @@ from dagster import (
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from data_assets import drift
 from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
 from data_assets.errors import visible
@@ -51,6 +52,7 @@ CHECKS: tuple[Check, ...] = (
     Check("raw_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
     Check("raw_events", "conservation", "Per file, physical rows = valid + quarantined + duplicates: no row is lost."),
     Check("raw_events", "quarantine_rate", "The share of quarantined rows is at most quality.max_quarantine_rate."),
+    Check("raw_events", "schema_drift", "The files have the columns, types and event types of those before them."),
     Check("quarantined_events", "contract", "Columns and types as declared; every reason is a known code."),
     Check("duplicate_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
     Check("duplicate_events", "originals_kept", "Per file, as many rows as were dropped; each names a kept row."),
@@ -279,6 +281,24 @@ def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:
     rows, refused = by_file.select(pl.sum("rows", "quarantined")).row(0)
     rate = refused / rows if rows else 0.0
     return Finding("quarantine_rate", passed=rate <= limit, observed=f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})")
+
+
+def schema_drift(files: pl.DataFrame) -> Finding:
+    """Have the day's files the schema of the files before them? A change that is only warned about is no error.
+
+    Args:
+        files: the ledger's rows of the day, with ``path`` and ``drift``.
+    """
+    changes = [
+        (path, c) for path, text in files.select("path", "drift").iter_rows() for c in drift.changes_from_json(text)
+    ]
+    if not changes:
+        return Finding("schema_drift", passed=True, observed=f"{files.height:,} files with the schema known before")
+    changes.sort(key=lambda found: found[1].policy != "fail")
+    shown = "; ".join(f"{visible(path, 60)}: {c.text}" for path, c in changes[:5])
+    more = f"; and {len(changes) - 5} more: data-assets schema show" if len(changes) > 5 else ""
+    failing = drift.fails(c for _, c in changes)
+    return Finding("schema_drift", passed=False, observed=shown + more, severity="ERROR" if failing else "WARN")
 
 
 def equal(name: str, left: tuple[str, int], right: tuple[str, int]) -> Finding:

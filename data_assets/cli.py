@@ -1,4 +1,4 @@
-"""The command line: `data-assets run | status | query | report | demo`.
+"""The command line: `data-assets run | status | schema | query | report | demo`.
 
 Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
 here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_assets.config import load_config
-from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, visible
+from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, nearest, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -302,7 +302,7 @@ def _progress(*, as_json: bool) -> Iterator[Show]:
 @click.pass_obj
 def status(config_path: Path | None, as_json: bool) -> None:
     """What has landed, what is made, what failed and why, and which days are missing."""
-    from data_assets import landing
+    from data_assets import drift, landing
     from data_assets.storage import REFUSED, DayLog, Lake
 
     config = load_config(config_path)
@@ -328,11 +328,13 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "days_failed": failed,
         "days_missing": landing.missing_days(looked.ledger, last=today),
         "files_unusable": errors,
+        "schema_changes": _schema_changes(looked.ledger),
         "files_ignored": dict(looked.listing.ignored),
         "files_settling": list(looked.listing.settling),
     }
     click.echo(json.dumps(found) if as_json else _status_in_words(found))
-    sys.exit(1 if failed or errors else 0)
+    refused = drift.fails(c for changes in landing.open_changes(looked.ledger).values() for c in changes)
+    sys.exit(1 if failed or errors or refused else 0)
 
 
 def _status_in_words(found: Mapping[str, Any]) -> str:
@@ -348,8 +350,123 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
         )
     lines += _failures(found["days_failed"])
     lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
+    lines += _changes_in_words(found["schema_changes"], 10)
     lines += [f"ignored: {visible(path)}: {reason}" for path, reason in found["files_ignored"].items()]
     return "\n".join(lines)
+
+
+def _schema_changes(ledger: Any) -> list[dict[str, str]]:  # noqa: ANN401 - a polars frame, not imported for --help
+    """What is neither accepted nor overtaken, one entry for each file and change; failing ones first."""
+    from data_assets import landing
+
+    found = [{"file": path, **asdict(c)} for path, of_file in landing.open_changes(ledger).items() for c in of_file]
+    return sorted(found, key=lambda change: change["policy"] != "fail")
+
+
+def _changes_in_words(changes: Sequence[Mapping[str, str]], limit: int) -> list[str]:
+    lines = [f"schema ({c['policy']}): {visible(c['file'])}: {c['text']}" for c in changes[:limit]]
+    if len(changes) > limit:
+        lines.append(f"and {len(changes) - limit:,} more schema changes: data-assets schema show")
+    if changes:
+        lines.append("If these are right: data-assets schema accept, or with the names of some of the files.")
+    return lines
+
+
+@main.group()
+def schema() -> None:
+    """What columns the files have, what changed, and what is accepted."""
+
+
+@schema.command()
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@click.pass_obj
+def show(config_path: Path | None, as_json: bool) -> None:
+    """The accepted schema, or what is known of the files without one, and every change against it."""
+    import polars as pl
+
+    from data_assets import drift, landing
+
+    config, ledger = _looked(config_path)
+    accepted = drift.read_accepted(config.schema_drift.accepted)
+    _, known = drift.judge(landing.seen_files(ledger), accepted, config)
+    columns = [asdict(c) for c in known.columns] if known is not None else []
+    changes = _schema_changes(ledger)
+    found = {
+        "accepted": str(config.schema_drift.accepted) if accepted is not None else None,
+        "columns": columns,
+        "event_types": known.event_types if known is not None else [],
+        "changes": changes,
+    }
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+        return
+    click.echo(f"accepted in {found['accepted']}" if accepted is not None else "Nothing is accepted; seen so far:")
+    rows = [
+        {"column": c["name"], "type": " or ".join(c["types"]), "nulls": f"{c['nulls']:.1%}", "since": c["since"],
+         "optional": "yes" if c["optional"] else ""}
+        for c in columns
+    ]  # fmt: skip
+    if rows:
+        _print_table(pl.DataFrame(rows))
+    click.echo("\n".join(_changes_in_words(changes, 1000) or ["No file differs from that."]))
+
+
+@schema.command()
+@click.argument("files", nargs=-1, metavar="[FILE ...]")
+@click.option("--json", "as_json", is_flag=True, help="print what was accepted as JSON")
+@click.pass_obj
+def accept(config_path: Path | None, files: tuple[str, ...], as_json: bool) -> None:
+    """Accept the columns of FILE ..., or of every file: they are right from now on.
+
+    Writes the file that schema_drift.accepted names. A day that was refused for its schema becomes due.
+    """
+    from data_assets import drift, landing
+
+    config, ledger = _looked(config_path)
+    path = config.schema_drift.accepted
+    seen = landing.seen_files(ledger)
+    wanted = _named(files, [f.path for f in seen], config)
+    if not wanted:
+        raise UsageError("No file with readable columns lies there.", "Look at: data-assets status")
+    _, known = drift.judge(seen, drift.read_accepted(path), config)
+    chosen = [f for f in seen if f.path in wanted]
+    agreed = drift.accept(chosen, known if files else drift.read_accepted(path), config, seen)
+    drift.write_accepted(path, agreed)
+    left = _schema_changes(landing.judge(ledger, config))
+    if as_json:
+        click.echo(json.dumps({"accepted": str(path), "files": sorted(wanted), "changes": left}))
+        return
+    click.echo(f"{len(agreed.columns):,} columns of {len(wanted):,} files are accepted: {path}")
+    lines = _changes_in_words(left, 10)
+    if ledger["drift_error"].null_count() < ledger.height:
+        lines.append("Make the days that were refused: data-assets run")
+    click.echo("\n".join(lines or ["No file differs from that."]))
+
+
+def _looked(config_path: Path | None) -> tuple[PipelineConfig, Any]:
+    """The configuration, and the ledger after a look at the files."""
+    from data_assets import landing
+    from data_assets.storage import Lake
+
+    config = load_config(config_path)
+    return config, landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns()).ledger
+
+
+def _named(files: Sequence[str], known: Sequence[str], config: PipelineConfig) -> set[str]:
+    """The ledger's names of the files that somebody named, below the raw directory or as paths; without names all."""
+    wanted = set()
+    for name in files:
+        path = Path(name).absolute()
+        below = path.relative_to(config.raw_dir).as_posix() if path.is_relative_to(config.raw_dir) else name
+        found = next((n for n in (name, below) if n in known), None)
+        if found is None:
+            near = ", ".join(visible(n) for n in nearest(name, known))
+            raise UsageError(
+                f"{visible(name)} is no file whose columns could be read.",
+                (f"Nearest: {near}. " if near else "") + "What lies there: data-assets status",
+            )
+        wanted.add(found)
+    return wanted if files else set(known)
 
 
 @main.command()

@@ -394,6 +394,18 @@ class SchemaDriftConfig(_Section):
     new_column: Policy = Field(default="warn", description="A column that was not there before.")
     missing_column: Policy = Field(default="fail", description="A column that is no longer there.")
     type_change: Policy = Field(default="fail", description="A column whose type is another.")
+    null_rate: Policy = Field(default="warn", description="A column that lacks more of its values than before.")
+    null_rate_jump: Number = Field(
+        default=0.2, ge=0, le=1, description="Rise of the share of missing values from which on null_rate holds."
+    )
+    new_event_type: Policy = Field(
+        default="warn",
+        description="An event type that no file had; not asked when quality.required_event_types lists them.",
+    )
+    accepted: FilePath = Field(
+        default=Path("schema.yaml"),
+        description="File of the accepted schema, which `data-assets schema accept` writes; need not exist.",
+    )
 
 
 class ConstantNumber(_Section):
@@ -632,6 +644,7 @@ class PipelineConfig(BaseSettings):
                 "memory": True,
                 "trend_days": True,
                 "schedule": True,
+                "schema_drift": True,  # decides which days are refused, not what stands in them: landing.fingerprints
                 "source": {"directory", "patterns", "settle_seconds"},
                 "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints
             },
@@ -795,7 +808,12 @@ def _parse_toml(file: Path, text: str) -> object:
         _syntax(file, f"{visible(str(error))}.")
 
 
-def _read(file: Path) -> dict[object, object]:
+def read_settings(file: Path) -> dict[object, object]:
+    """The mapping in a YAML or TOML file, with every doubt refused: keys that stand twice, aliases, other encodings.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is not that.
+    """
     if file.suffix.lower() not in {".yaml", ".yml", ".toml"}:
         raise ConfigurationError(
             f"{visible(str(file))}: a configuration file ends in .yaml, .yml or .toml.", "Rename it.", file=file
@@ -1092,16 +1110,22 @@ def load_config(
     here = (Path.cwd() if cwd is None else cwd).absolute()
     file = find_config(path, env, here)
     checked = _Checked(file, here)
-    data = checked.known(_read(file), PipelineConfig) if file else {}
+    data = checked.known(read_settings(file), PipelineConfig) if file else {}
     checked.overlay(data, env)
     config = checked.build(data)
     if config is None or checked.problems:
         checked.finish()
     base = file.parent if file else here
-    directory = config.source.directory
-    source = config.source.model_copy(update={"directory": _based(directory, base)}) if directory else config.source
-    lookup = config.cleaning.lookup
+    source, drift, lookup = config.source, config.schema_drift, config.cleaning.lookup
+    if source.directory:
+        source = source.model_copy(update={"directory": _based(source.directory, base)})
     if lookup.file:
         lookup = lookup.model_copy(update={"file": _based(lookup.file, base)})
-    cleaning = config.cleaning.model_copy(update={"lookup": lookup})
-    return config.model_copy(update={"data_dir": _based(config.data_dir, base), "source": source, "cleaning": cleaning})
+    return config.model_copy(
+        update={
+            "data_dir": _based(config.data_dir, base),
+            "source": source,
+            "schema_drift": drift.model_copy(update={"accepted": _based(drift.accepted, base)}),
+            "cleaning": config.cleaning.model_copy(update={"lookup": lookup}),
+        }
+    )

@@ -199,6 +199,11 @@ LANDED_FILES = Table(
         Column("rows", INT, "physical records of that day in the file", minimum=0),
         Column("mapping", TEXT, "fingerprint of the configuration, and of the lookup file if there is one"),
         Column("error", TEXT, "why the file cannot be used; null when it can", nullable=True),
+        Column(
+            "schema", TEXT, "columns, types, missing shares and event types of the file's head, JSON", nullable=True
+        ),
+        Column("drift", TEXT, "how that differs from the files before or the accepted schema, JSON", nullable=True),
+        Column("drift_error", TEXT, "why the file is refused for that; null when it is not", nullable=True),
     ),
     key=("path", "day"),
     is_partitioned=False,

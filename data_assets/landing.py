@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets import ingest
+from data_assets import drift, ingest
 from data_assets.contracts import LANDED_FILES
 from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.storage import scratch_folder
@@ -166,9 +166,13 @@ def refresh(
             continue
         read.append(file.path)
         parts.append(_read_file(config, file, digest, mapping, old.filter(pl.col("path") == file.path)))
+    rules = drift.rules(config)
+    version = lake.current(LANDED_FILES.name, None)
+    judged_alike = old.is_empty() or (version is not None and version.notes.get("drift") == rules)
     ledger = pl.concat(parts).sort("path", "day")
-    if not ledger.equals(old):
-        lake.write(LANDED_FILES, None, ledger.lazy(), {})
+    if not (judged_alike and ledger.equals(old)):
+        ledger = judge(ledger, config)
+        lake.write(LANDED_FILES, None, ledger.lazy(), {"drift": rules})
     return Refresh(ledger, listing, tuple(read), tuple(p for p in left if p not in listing.settling))
 
 
@@ -179,6 +183,35 @@ def read_ledger(lake: Lake) -> pl.DataFrame:
         return LANDED_FILES.empty()
     ledger = pl.read_parquet(found.path, glob=False, hive_partitioning=False)
     return ledger if ledger.schema == LANDED_FILES.schema else LANDED_FILES.empty()
+
+
+def seen_files(ledger: pl.DataFrame) -> list[drift.SeenFile]:
+    """The files whose schema counts: those that can be read and whose mapping works."""
+    usable = ledger.filter(pl.col("error").is_null() & pl.col("schema").is_not_null())
+    files = usable.unique("path", keep="first", maintain_order=True).select("path", "home_day", "schema")
+    return [drift.SeenFile(path, day, drift.Schema.from_json(text)) for path, day, text in files.iter_rows()]
+
+
+def judge(ledger: pl.DataFrame, config: PipelineConfig) -> pl.DataFrame:
+    """The ledger with what each file's schema differs in, in ``drift`` and ``drift_error``."""
+    accepted = drift.read_accepted(config.schema_drift.accepted)
+    changes, _ = drift.judge(seen_files(ledger), accepted, config)
+    found = pl.DataFrame(
+        [
+            (path, drift.changes_to_json(of_file), drift.refusal(path, of_file) if drift.fails(of_file) else None)
+            for path, of_file in changes.items()
+        ],
+        schema={"path": pl.String, "drift": pl.String, "drift_error": pl.String},
+        orient="row",
+    )
+    joined = ledger.drop("drift", "drift_error").join(found, on="path", how="left", maintain_order="left")
+    return joined.select(LANDED_FILES.names)
+
+
+def open_changes(ledger: pl.DataFrame) -> dict[str, list[drift.Change]]:
+    """The files whose schema differs from what is accepted, or was let pass before, with how; by path."""
+    drifted = ledger.filter(pl.col("drift").is_not_null()).unique("path", keep="first", maintain_order=True)
+    return {path: drift.changes_from_json(text) for path, text in drifted.select("path", "drift").iter_rows()}
 
 
 def _compare(old: pl.DataFrame, listing: Listing, mapping: str) -> tuple[pl.DataFrame, list[LandedFile]]:
@@ -233,11 +266,13 @@ def _read_file(
     modified = dt.datetime.fromtimestamp(file.mtime_ns / 1e9, tz=config.zone).date()
     home = home_day_in_name(file.path)
     error, encoding, form = None, "binary", ingest.detect_format(Path(file.path))
+    schema = None
     counts = pl.DataFrame(schema={"day": pl.Date, "rows": pl.Int64})
     with scratch_folder(config.scratch_dir) as scratch:
         try:
             records = ingest.open_records(config.raw_dir / file.path, file.path, config, scratch, require_columns=False)
             encoding, form = records.encoding, records.format
+            schema = drift.observe(records, file.path, config).to_json()
             counts = ingest.count_days(records, file.path, config)
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
             ingest.check_required(records, file.path, config)
@@ -267,6 +302,9 @@ def _read_file(
         rows="rows",
         mapping=pl.lit(mapping),
         error=pl.lit(error, pl.String),
+        schema=pl.lit(schema, pl.String),
+        drift=pl.lit(None, pl.String),
+        drift_error=pl.lit(None, pl.String),
     )
 
 
@@ -296,10 +334,22 @@ def home_day_in_name(path: str) -> dt.date | None:
 
 
 def fingerprints(ledger: pl.DataFrame) -> dict[str, str]:
-    """What each day is made from, one short hash a day: its files' paths, contents and home days, and the mapping."""
+    """What each day is made from, one short hash a day: its files' paths, contents and home days, and the mapping.
+
+    And why a file is refused for its schema: accepting it makes its days due, and so does a policy or an accepted
+    schema that refuses days which are finished. A change that is only warned about makes nothing due.
+    """
     lines = ledger.sort("day", "path").select(
         pl.col("day").dt.to_string(),
-        line=pl.concat_str("path", "content_hash", pl.col("home_day").dt.to_string(), "mapping", separator="\0"),
+        line=pl.concat_str(
+            "path",
+            "content_hash",
+            pl.col("home_day").dt.to_string(),
+            "mapping",
+            "drift_error",
+            separator="\0",
+            ignore_nulls=True,
+        ),
     )
     return {
         str(day): hashlib.blake2b("\n".join(group["line"]).encode(), digest_size=8).hexdigest()

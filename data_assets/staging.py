@@ -112,8 +112,9 @@ def stage(
         return {}, dict.fromkeys(days, str(problem))
     rows = files_of(ledger, list(days))
     refused: dict[str, str] = {}
-    for row in rows.filter(pl.col("error").is_not_null()).to_dicts():
-        refused.setdefault(row["day"].isoformat(), row["error"])
+    refusals = rows.select("day", error=pl.coalesce("error", "drift_error")).drop_nulls("error")
+    for day, error in refusals.iter_rows():
+        refused.setdefault(day.isoformat(), error)
     folders: dict[str, Path] = {}
     for number, ((path,), group) in enumerate(rows.group_by("path", maintain_order=True)):
         wanted = [d for d in group["day"] if d.isoformat() not in refused]

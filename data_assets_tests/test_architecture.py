@@ -14,9 +14,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "landing", "duplicates",
-    "metrics", "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs", "sensors",
-    "definitions", "cli",
+    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "drift", "landing",
+    "duplicates", "metrics", "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs",
+    "sensors", "definitions", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -25,6 +25,7 @@ PURE = (
     "contracts",
     "storage",
     "ingest",
+    "drift",
     "landing",
     "duplicates",
     "metrics",

@@ -431,6 +431,7 @@ DOES_NOT_MEAN = [
     {"DATA_ASSETS_MEMORY__LIMIT": "1GB"},
     {"DATA_ASSETS_TREND_DAYS": "7"},
     {"DATA_ASSETS_SCHEDULE__HOUR": "3"},
+    {"DATA_ASSETS_SCHEMA_DRIFT__TYPE_CHANGE": "warn"},
     {"DATA_ASSETS_SOURCE__NULL_VALUES": '["NULL", "", "NA"]'},
     {"DATA_ASSETS_SOURCE__REQUIRED": '["event_type", "session_start", "user_id"]'},
 ]
