@@ -233,6 +233,23 @@ def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *i
     }
 
 
+def _judge_ingest(
+    config: PipelineConfig, contracts: Mapping[str, Table], found: staging.StagedDay, drifted: Finding
+) -> dict[str, tuple[Finding, ...]]:
+    """What is found about a day that was read, by table."""
+    valid, quarantined, repeated = (contracts[n] for n in ("raw_events", "quarantined_events", "duplicate_events"))
+    return {
+        valid.name: (
+            checks.contract(valid, found.valid),
+            checks.conservation(found.by_file),
+            checks.quarantine_rate(found.by_file, config.quality.max_quarantine_rate),
+            drifted,
+        ),
+        quarantined.name: (checks.known_reasons(quarantined, found.quarantined),),
+        repeated.name: tuple(_judge_duplicates(repeated, found)),
+    }
+
+
 def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     contracts = tables(config.source.types.user_id)
     valid, quarantined, repeated = (contracts[n] for n in ("raw_events", "quarantined_events", "duplicate_events"))
@@ -267,20 +284,19 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
             refused_frames: dict[str, DayFrame] = {}
             repeated_frames: dict[str, DayFrame] = {}
-            for day, found in staged.items():
-                progress.step(valid.name, day)
-                contract = checks.contract(valid, found.valid)
-                conserved = checks.conservation(found.by_file)
-                rate = checks.quarantine_rate(found.by_file, config.quality.max_quarantine_rate)
-                known = checks.known_reasons(quarantined, found.quarantined)
+            for day in days:
                 drifted = checks.schema_drift(landing.files_of(ledger, [day]))
-                outcome.findings[valid.name, day] = (contract, conserved, rate, drifted)
-                outcome.findings[quarantined.name, day] = (known,)
-                listed = _judge_duplicates(repeated, found)
-                if listed:
-                    outcome.findings[repeated.name, day] = listed
-                reason = _failed((contract, conserved, rate, known, *listed))
-                if _failed((contract, conserved, known, *listed)) is None:
+                if day not in staged:
+                    if _failed([drifted]):
+                        outcome.findings[valid.name, day] = (drifted,)
+                    continue
+                found = staged[day]
+                progress.step(valid.name, day)
+                judged = _judge_ingest(config, contracts, found, drifted)
+                outcome.findings |= {(table, day): findings for table, findings in judged.items() if findings}
+                findings = [finding for of_table in judged.values() for finding in of_table]
+                reason = _failed(findings)
+                if _failed([f for f in findings if f.name != checks.QUARANTINE_RATE]) is None:
                     # A day with too many quarantined rows is shown, so that one can see them; nothing is built on it.
                     outcome.frames[day] = DayFrame(found.valid, found.notes)
                     refused_frames[day] = DayFrame(found.quarantined, {})
@@ -288,10 +304,6 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     _describe_ingest(context, day, found, valid.name, quarantined.name)
                 if reason is not None:
                     outcome.refused[day] = reason
-            for day in [d for d in days if d not in staged]:
-                drifted = checks.schema_drift(landing.files_of(ledger, [day]))
-                if drifted.severity == "ERROR" and not drifted.passed:
-                    outcome.findings[valid.name, day] = (drifted,)
             for day in days:
                 for table in (t.name for t in made):
                     found_checks = outcome.findings.get((table, day), ())

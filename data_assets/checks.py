@@ -36,6 +36,7 @@ from data_assets.contracts import REASONS, Table
 from data_assets.errors import visible
 from data_assets.storage import DayLog, Finding
 
+QUARANTINE_RATE = "quarantine_rate"
 BATCH_ROWS = 500_000  # how many rows pandera sees at a time: bounds its memory
 
 
@@ -51,7 +52,7 @@ class Check:
 CHECKS: tuple[Check, ...] = (
     Check("raw_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
     Check("raw_events", "conservation", "Per file, physical rows = valid + quarantined + duplicates: no row is lost."),
-    Check("raw_events", "quarantine_rate", "The share of quarantined rows is at most quality.max_quarantine_rate."),
+    Check("raw_events", QUARANTINE_RATE, "The share of quarantined rows is at most quality.max_quarantine_rate."),
     Check("raw_events", "schema_drift", "The files have the columns, types and event types of those before them."),
     Check("quarantined_events", "contract", "Columns and types as declared; every reason is a known code."),
     Check("duplicate_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
@@ -280,7 +281,7 @@ def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:
     """Is the share of quarantined rows at most ``limit``? A day without rows passes."""
     rows, refused = by_file.select(pl.sum("rows", "quarantined")).row(0)
     rate = refused / rows if rows else 0.0
-    return Finding("quarantine_rate", passed=rate <= limit, observed=f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})")
+    return Finding(QUARANTINE_RATE, passed=rate <= limit, observed=f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})")
 
 
 def schema_drift(files: pl.DataFrame) -> Finding:

@@ -1,7 +1,8 @@
-"""The command line: `data-assets run | status | schema | query | report | demo`.
+"""The command line: `data-assets init | plan | run | status | schema | quarantine | query | report | demo`.
 
 Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
-here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history.
+here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history; nor commands
+that run nothing in Dagster (``commands.py``).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data_assets.commands import as_day, filters_of, init, narrowed, outcome_in_words, plan, print_table, quarantine
 from data_assets.config import load_config
 from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, nearest, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance, ExecuteInProcessResult
 
@@ -82,18 +84,9 @@ def main(ctx: click.Context, config: Path | None) -> None:
     ctx.obj = config
 
 
-def _day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.date | None:
-    if value is None:
-        return None
-    try:
-        return dt.date.fromisoformat(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{visible(value, 40)!r} is not a day; write it as 2024-01-31.") from error
-
-
 @main.command()
-@click.option("--from", "first", callback=_day, metavar="DAY", help="first day; without --from and --to: what is new")
-@click.option("--to", "last", callback=_day, metavar="DAY", help="last day, included [default: the first day alone]")
+@click.option("--from", "first", callback=as_day, metavar="DAY", help="first day; without --from and --to: what is new")
+@click.option("--to", "last", callback=as_day, metavar="DAY", help="last day, included [default: the first day alone]")
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
 @click.pass_obj
 def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, as_json: bool) -> None:
@@ -102,12 +95,19 @@ def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, a
 
 
 def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *, as_json: bool) -> int:
+    summary = _make(config, lambda show: _due_ranges(config, first, last, show), as_json=as_json)
+    click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
+    return 1 if summary.failed else 0
+
+
+def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], *, as_json: bool) -> Summary:
+    """Make the ranges of days that ``due`` names."""
     from data_assets.jobs import alive, end_dead_runs, range_tags
 
     started, cpu = time.monotonic(), time.process_time()
     summary = Summary()
     with _progress(as_json=as_json) as show:
-        ranges = _due_ranges(config, first, last, show)
+        ranges = due(show)
         with _instance() as instance, alive(config.data_dir) as tag:
             end_dead_runs(instance, config.data_dir)
             for start, end in ranges:
@@ -116,8 +116,7 @@ def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *,
     summary.wall_seconds = round(time.monotonic() - started, 1)
     summary.cpu_seconds = round(time.process_time() - cpu, 1)
     summary.peak_memory_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-    click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
-    return 1 if summary.failed else 0
+    return summary
 
 
 def _in_words(summary: Summary) -> str:
@@ -407,7 +406,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
         for c in columns
     ]  # fmt: skip
     if rows:
-        _print_table(pl.DataFrame(rows))
+        print_table(pl.DataFrame(rows))
     click.echo("\n".join(_changes_in_words(changes, 1000) or ["No file differs from that."]))
 
 
@@ -496,7 +495,7 @@ def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> Non
     elif output == "csv":
         click.echo(_as_csv(rows), nl=False)
     else:
-        _print_table(rows)
+        print_table(rows)
 
 
 def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not imported for --help
@@ -510,23 +509,8 @@ def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not im
     return str(shown.write_csv())
 
 
-def _print_table(rows: Any) -> None:  # noqa: ANN401 - a polars frame, which is not imported for --help
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for name, dtype in rows.schema.items():
-        table.add_column(Text(visible(name)), justify="right" if dtype.is_numeric() else "left")
-    for row in rows.head(200).iter_rows():
-        table.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-    if rows.height > 200:
-        click.echo(f"200 of {rows.height:,} rows; all of them: --format csv")
-
-
 @main.command()
-@click.argument("day", callback=_day)
+@click.argument("day", callback=as_day)
 @click.option("--open", "open_it", is_flag=True, help="open it in the browser")
 @click.option("--json", "as_json", is_flag=True, help="print every figure of it as JSON")
 @click.pass_obj
@@ -541,6 +525,46 @@ def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool)
     click.echo(text if as_json else f"{summary['verdict']}: {summary['sentence']}\n{folder / 'report.html'}")
     if open_it:
         click.launch((folder / "report.html").resolve().as_uri())
+
+
+for _command in (init, plan, quarantine):
+    main.add_command(_command)
+
+
+@quarantine.command()
+@narrowed
+@click.option("--dry-run", is_flag=True, help="say which days, and change nothing")
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@click.pass_obj
+def replay(config_path: Path | None, /, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """After a fix of mapping, rule or file: make the days that hold such records again, and say how many came through.
+
+    Days that records move to or from are made with them, so that no row is lost or stands twice.
+    """
+    from data_assets import landing
+    from data_assets import quarantine as kept
+    from data_assets.partitions import contiguous_ranges
+    from data_assets.storage import DayLog, Lake
+
+    config = load_config(config_path)
+    lake, filters, today = Lake(config.lake_dir), filters_of(**chosen), dt.datetime.now(config.zone).date()
+    if landing.list_files(config, time.time_ns()).settling:
+        time.sleep(config.source.settle_seconds)
+    ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
+    stale = landing.stale_days(ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
+    found = kept.days_to_replay(config, lake, ledger, stale, filters, last=today)
+    result: dict[str, Any] = {"replay": asdict(found)}
+    if found.days and not dry_run:
+        before = kept.look(lake, found.days, filters)
+        summary = _make(config, lambda _show: contiguous_ranges(found.days), as_json=as_json)
+        result |= {"outcome": asdict(kept.compare(lake, landing.read_ledger(lake), before)), "run": asdict(summary)}
+        result["days_left"] = sorted(set(stale) - set(found.days))
+    failed = result.get("run", {}).get("failed", {})
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo("\n".join([*outcome_in_words(result, dry_run=dry_run), *_failures(failed)]))
+    sys.exit(1 if failed else 0)
 
 
 @main.command()

@@ -265,13 +265,13 @@ def _read_file(
     """
     modified = dt.datetime.fromtimestamp(file.mtime_ns / 1e9, tz=config.zone).date()
     home = home_day_in_name(file.path)
-    error, encoding, form = None, "binary", ingest.detect_format(Path(file.path))
-    schema = None
+    error = lane = why = schema = None
+    encoding, form = "binary", ingest.detect_format(Path(file.path))
     counts = pl.DataFrame(schema={"day": pl.Date, "rows": pl.Int64})
     with scratch_folder(config.scratch_dir) as scratch:
         try:
             records = ingest.open_records(config.raw_dir / file.path, file.path, config, scratch, require_columns=False)
-            encoding, form = records.encoding, records.format
+            encoding, form, lane, why = records.encoding, records.format, records.lane, records.reason
             schema = drift.observe(records, file.path, config).to_json()
             counts = ingest.count_days(records, file.path, config)
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
@@ -297,6 +297,8 @@ def _read_file(
         content_hash=pl.lit(digest),
         format=pl.lit(form),
         encoding=pl.lit(encoding),
+        lane=pl.lit(lane, pl.String),
+        lane_reason=pl.lit(why, pl.String),
         home_day=pl.lit(home),
         day="day",
         rows="rows",

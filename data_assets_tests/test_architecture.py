@@ -15,8 +15,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Each room may import those before it, and itself.
 ORDER = (
     "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "drift", "landing",
-    "duplicates", "metrics", "cleaning", "staging", "report", "demo", "io_managers", "checks", "assets", "jobs",
-    "sensors", "definitions", "cli",
+    "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "quarantine", "demo",
+    "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -27,11 +27,14 @@ PURE = (
     "ingest",
     "drift",
     "landing",
+    "planning",
+    "guessing",
     "duplicates",
     "metrics",
     "cleaning",
     "staging",
     "report",
+    "quarantine",
     "demo",
 )
 

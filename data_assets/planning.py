@@ -1,0 +1,477 @@
+"""What a run would do with a file, told from a sample of it and without writing anything into the project.
+
+Here: the sample (head, blocks from the middle and the end), what the ordinary reader makes of it, and what that
+predicts of the whole file. Not here: reading (``ingest/``), a first configuration (``guessing.py``), or the words on
+the terminal (``commands.py``).
+
+A file that is small is its own sample, and what is said of it is exact.
+"""
+
+from __future__ import annotations
+
+import codecs
+import datetime as dt
+import io
+import json
+import re
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_assets import ingest
+from data_assets.config import ConstantValue, PathPattern, SqlExpression
+from data_assets.errors import SourceFileError, nearest, visible
+from data_assets.ingest import columnar
+from data_assets.ingest.compressed import CODECS, codec_of, decompress
+from data_assets.ingest.delimited import guess_delimiter
+from data_assets.ingest.mapping import sources
+from data_assets.landing import home_day_in_name, list_files, read_ledger
+from data_assets.storage import DayLog, Lake
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from data_assets.config import ColumnSource, PipelineConfig
+    from data_assets.ingest.mapping import Source
+    from data_assets.landing import Listing
+
+WHOLE_BYTES = 8 << 20
+WHOLE_PACKED_BYTES = 1 << 20
+HEAD_BYTES = 4 << 20
+BLOCK_BYTES = 512 << 10
+BLOCKS = 8
+MOST_LINES_OF_A_RECORD = 1_000
+WHOLE_ROWS = 150_000
+PARQUET_SLICES = 5
+PARQUET_SLICE_ROWS = 10_000
+_DECODER = json.JSONDecoder()
+_BROKEN_FACTOR = 10
+_SNIFFED_CHARACTERS = 256 << 10
+_COUNTED = pl.Schema({"day": pl.Date(), "reasons": pl.List(pl.String()), "n": pl.Int64()})
+
+# Measured with `run --json` on two cores, a file of six columns and 64 bytes a row: 1M and 3M rows of one day (6.0 and
+# 9.8 CPU-s, 442 and 625 MB), 3M rows of 30 days with 100,000 users each (29.9 CPU-s, 1,077 MB), 500,000 quoted rows
+# (10.8 CPU-s) and the 365 days of flights (79 CPU-s, 505 MB). A sample repeats fewer users than its file: upper bounds.
+_START_SECONDS = 4.0
+_FAST_SECONDS_PER_ROW = 2e-6
+_EXACT_SECONDS_PER_ROW = 12e-6
+_SECONDS_PER_DAY = 0.2
+_SECONDS_PER_USER_DAY = 5e-6
+_START_MB = 350
+_BYTES_PER_ROW_OF_A_DAY = 90
+_BYTES_PER_USER_DAY = 220
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A part of a file that the ordinary reader can open, or the whole file.
+
+    Attributes:
+        path: where it lies.
+        relative: the name to open it under; without the ending of a compression that is undone.
+        words: what it consists of; empty when it is the whole file.
+        share: what part of the content it is, by bytes (Parquet: by rows); 1 when it is whole.
+        rows: the rows of the whole file where they are known without reading it (Parquet).
+    """
+
+    path: Path
+    relative: str
+    words: str = ""
+    share: float = 1.0
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """What is known or predicted of one file.
+
+    Attributes:
+        path: below the raw directory, or as it was given.
+        size: bytes on disk.
+        error: why it would be refused; ``None`` when it can be used.
+        format, encoding, delimiter, lane, lane_reason: how it is read.
+        sample: what was looked at; empty: all of it.
+        rows: physical records; predicted unless ``rows_exact``.
+        columns: ours to theirs; ``None`` where the file has none.
+        missing: our columns whose source the file lacks, with the nearest names that it has.
+        unmapped: the file's columns that nothing reads.
+        days: day (ISO) to records in the sample.
+        new, changed, unchanged: those days by what a run would find: never made; made, but not with this file as it is
+            now; made with it.
+        sampled_rows: records in the sample.
+        refused: of these, how many would be quarantined.
+        reasons: reason to records of the sample.
+        memory_mb, seconds: what a run over this file alone would take.
+    """
+
+    path: str
+    size: int
+    error: str | None = None
+    format: str = ""
+    encoding: str = ""
+    delimiter: str | None = None
+    lane: str = ""
+    lane_reason: str = ""
+    sample: str = ""
+    rows: int = 0
+    rows_exact: bool = True
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    missing: Mapping[str, list[str]] = field(default_factory=dict)
+    unmapped: tuple[str, ...] = ()
+    days: Mapping[str, int] = field(default_factory=dict)
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    sampled_rows: int = 0
+    refused: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    memory_mb: int = 0
+    seconds: float = 0.0
+
+    @property
+    def reject_rate(self) -> float:
+        """The share of the sample's records that would be quarantined."""
+        return self.refused / self.sampled_rows if self.sampled_rows else 0.0
+
+
+# --- what to look at -----------------------------------------------------------------------------------------------
+
+
+def files_below(config: PipelineConfig, folder: Path, now_ns: int) -> tuple[PipelineConfig, Listing]:
+    """The files that a run would read if ``folder`` were the raw directory, and the configuration with it so."""
+    there = config.model_copy(update={"source": config.source.model_copy(update={"directory": folder.absolute()})})
+    return there, list_files(there, now_ns)
+
+
+def relative_path(config: PipelineConfig, path: Path) -> str:
+    """The path below the raw directory; of a file that lies elsewhere, its name."""
+    try:
+        return path.absolute().relative_to(config.raw_dir.absolute()).as_posix()
+    except ValueError:
+        return path.name
+
+
+# --- the sample ----------------------------------------------------------------------------------------------------
+
+
+def take_sample(path: Path, relative: str, encoding: str, folder: Path) -> Sample:
+    """A sample of the file in ``folder``; the file itself when it is small.
+
+    Args:
+        path: the file.
+        relative: its path below the raw directory, which tells its format.
+        encoding: ``source.csv.encoding``.
+        folder: an existing folder for the sample.
+
+    Raises:
+        SourceFileError: its name tells no format, or it cannot be opened, or decompressed.
+    """
+    kind, _, packed = ingest.detect_format(Path(relative)).partition(".")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as problem:
+        raise SourceFileError(
+            f"{visible(relative)} cannot be opened: {visible(problem.strerror or str(problem))}.",
+            "Check that the file is still there and may be read.",
+            path=relative,
+        ) from problem
+    codec = codec_of(f".{packed}" if packed else "", start)
+    if kind == "parquet":
+        return Sample(path, relative) if codec or size == 0 else _parquet_sample(path, relative, folder)
+    if size <= (WHOLE_PACKED_BYTES if codec else WHOLE_BYTES):
+        return Sample(path, relative)
+    stem, dot, suffix = relative.rpartition(".")
+    plain = stem if f"{dot}{suffix.lower()}" in CODECS else relative
+    target = folder / f"sample{Path(plain).suffix}"
+    content, total = _unpacked_head(path, codec, relative, folder) if codec else _head(path, size)
+    if total <= len(content):
+        target.write_bytes(content)
+        return Sample(target, plain)
+    parts = _parts(kind, content, encoding, None if codec else path)
+    if not any(parts):
+        return Sample(path, relative)
+    target.write_bytes(b"".join(parts))
+    taken = sum(map(len, parts))
+    words = f"the first {len(parts[0]) / 1e6:.1f} MB"
+    words += f" and {len(parts) - 1} blocks of {BLOCK_BYTES / 1e6:.1f} MB up to the end" if len(parts) > 1 else ""
+    return Sample(target, plain, words, min(1.0, taken / total))
+
+
+def _parts(kind: str, content: bytes, encoding: str, plain: Path | None) -> list[bytes]:
+    """Whole records of the head and, of a plain file, blocks further on; nothing when not even one is whole."""
+    wide = next(((bom, name) for bom, name in _WIDE if content.startswith(bom)), None)
+    if wide is None and re.fullmatch(r"utf-?(16|32).*", encoding):
+        wide = (b"", encoding)
+    if kind == "json":
+        return [_whole_values(content, wide)]
+    if wide:
+        return [_whole_lines_of(content, *wide)]
+    head = _cut(content, from_start=False)
+    if _quotes_run_on(head):
+        return [_cut_outside_quotes(head)]
+    if plain is None:
+        return [head]
+    blocks = _blocks(plain, plain.stat().st_size)
+    return [head] if any(map(_quotes_run_on, blocks)) else [head, *blocks]
+
+
+def _head(path: Path, size: int) -> tuple[bytes, int]:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES), size
+
+
+def _unpacked_head(path: Path, codec: str, relative: str, folder: Path) -> tuple[bytes, int]:
+    """The first bytes of the content, and how many it seems to have in all: by what these came from."""
+    size = path.stat().st_size
+    parts: list[bytes] = []
+    length = 0
+    try:
+        with pa.OSFile(str(path), "rb") as raw, pa.CompressedInputStream(raw, codec) as stream:
+            while length < 2 * HEAD_BYTES and (block := stream.read(BLOCK_BYTES)):
+                parts.append(block)
+                length += len(block)
+            ended = length < 2 * HEAD_BYTES
+            total = length if ended else max(length + 1, round(length * size / max(1, raw.tell())))
+    except (OSError, pa.ArrowException):
+        decompress(path, codec, folder / "content", relative)  # raises the refusal that a run would give
+        raise
+    return b"".join(parts), total
+
+
+def _blocks(path: Path, size: int) -> list[bytes]:
+    """Blocks between the head and the end, the last one up to it, cut at line ends."""
+    step = (size - HEAD_BYTES - BLOCK_BYTES) // (BLOCKS - 1)
+    blocks = []
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek(size - BLOCK_BYTES if number == BLOCKS - 1 else HEAD_BYTES + number * step)
+            block = _cut(file.read(BLOCK_BYTES), from_start=True)
+            blocks.append(block if number == BLOCKS - 1 else _cut(block, from_start=False))
+    return blocks
+
+
+def _cut(block: bytes, *, from_start: bool) -> bytes:
+    """``block`` without the line that it begins (``from_start``) or ends in the middle of."""
+    end = b"\n" if b"\n" in block else b"\r"
+    if end not in block:
+        return b"" if from_start else block
+    return block[block.index(end) + 1 :] if from_start else block[: block.rindex(end) + 1]
+
+
+def _cut_outside_quotes(block: bytes) -> bytes:
+    """``block`` up to the last line end that is in no quoted field; all of it when the last lines have none."""
+    end, quotes = len(block), block.count(b'"')
+    for _ in range(MOST_LINES_OF_A_RECORD):
+        if quotes % 2 == 0:
+            return block[:end]
+        before = block.rfind(b"\n", 0, end - 1) + 1
+        quotes -= block.count(b'"', before, end)
+        end = before
+    return block
+
+
+def _quotes_run_on(block: bytes) -> bool:
+    """Whether a quoted field seems to hold a line end, so that a line end may be no end of a record."""
+    return b'"' in block and any(line.count(b'"') % 2 for line in block.split(b"\n"))
+
+
+def _whole_lines_of(content: bytes, bom: bytes, encoding: str) -> bytes:
+    text = content.removeprefix(bom).decode(encoding, "ignore")
+    return bom + text[: text.rfind("\n") + 1 or len(text)].encode(encoding, "ignore")
+
+
+def _whole_values(content: bytes, wide: tuple[bytes, str] | None) -> bytes:
+    """As many whole elements of an array, or objects, as the text begins with; nothing when not even one is whole."""
+    bom, encoding = wide or (b"", "utf-8")
+    text = content.removeprefix(bom).decode(encoding, "ignore").removeprefix("\ufeff")
+    position = begin = len(text) - len(text.lstrip())
+    is_array = text.startswith("[", begin)
+    position += is_array
+    end = longest = 0
+    while True:
+        mark = re.compile(r"[\s,]*" if is_array else r"\s*").match(text, position)
+        position = mark.end() if mark else position
+        try:
+            _, after = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            break
+        longest, end, position = max(longest, after - position), after, after
+    if end and len(text) - end > _BROKEN_FACTOR * longest + BLOCK_BYTES:
+        return content  # not cut off but broken: the reader shall say so
+    return bom + (text[:end] + ("]" if is_array else "\n")).encode(encoding) if end else b""
+
+
+def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
+    """Some slices of the rows, by the footer; a small file is its own sample."""
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = int(file.metadata.num_rows)
+        if rows <= WHOLE_ROWS:
+            return Sample(path, relative, rows=rows)
+        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        step = (rows - PARQUET_SLICE_ROWS) // (PARQUET_SLICES - 1)
+        target = folder / "sample.parquet"
+        slices = [scan.slice(number * step, PARQUET_SLICE_ROWS).collect() for number in range(PARQUET_SLICES)]
+        pl.concat(slices).write_parquet(target)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, pa.ArrowException) as problem:
+        raise columnar.unreadable(relative, problem) from problem
+    taken = PARQUET_SLICES * PARQUET_SLICE_ROWS
+    return Sample(target, relative, f"{taken:,} rows from all over the file", taken / rows, rows)
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------
+
+
+def plan_file(config: PipelineConfig, path: Path, relative: str) -> FilePlan:
+    """What a run would make of the file. Reads the ledger; writes to a temporary folder alone.
+
+    Raises:
+        ConfigurationError: the mapping's SQL cannot work with this file.
+    """
+    known = FilePlan(relative, path.stat().st_size)
+    with tempfile.TemporaryDirectory(prefix="data-assets-plan-") as name:
+        folder = Path(name)
+        try:
+            sample = take_sample(path, relative, config.source.csv.encoding, folder)
+            records = ingest.open_records(sample.path, sample.relative, config, folder, require_columns=False)
+            known = _read_as(config, known, sample, records)
+            ingest.check_required(records, relative, config)
+            return _foretold(config, known, records, path)
+        except SourceFileError as problem:
+            return replace(known, error=str(problem))
+
+
+def _read_as(config: PipelineConfig, known: FilePlan, sample: Sample, records: ingest.Records) -> FilePlan:
+    """How the file is read, and what its columns become."""
+    kind = ingest.detect_format(Path(known.path)).partition(".")
+    delimiter = None
+    if kind[0] == "csv" and records.columns:
+        delimiter = config.source.csv.delimiter
+        if delimiter == "auto":
+            with open_text(sample.path, records) as text:
+                delimiter = guess_delimiter(text.read(_SNIFFED_CHARACTERS))
+    found = sources(records, known.path, config)
+    mapping = config.source.columns.as_mapping()
+    columns = {ours: _origin(theirs, found[ours]) for ours, theirs in mapping.items()}
+    missing = {
+        ours: nearest(theirs, records.columns)
+        for ours, theirs in mapping.items()
+        if isinstance(theirs, str) and columns[ours] is None
+    }
+    used = {column for source in found.values() for column in source.uses}
+    whole = not sample.words
+    rows = sample.rows if sample.rows is not None else round(records.physical_rows / sample.share)
+    return replace(
+        known,
+        format=records.format.partition(".")[0] + kind[1] + kind[2],
+        encoding=records.encoding,
+        delimiter=delimiter,
+        lane=records.lane,
+        lane_reason=records.reason,
+        sample=sample.words,
+        rows=rows,
+        rows_exact=whole or sample.rows is not None,
+        sampled_rows=records.physical_rows,
+        columns=columns,
+        missing=missing,
+        unmapped=tuple(c for c in records.columns if c not in used),
+    )
+
+
+def open_text(path: Path, records: ingest.Records) -> TextIO:
+    """The sample's text, decoded as its reader did; a compressed file through its decompression."""
+    raw: BinaryIO = path.open("rb")
+    codec = codec_of("", raw.read(4))
+    raw.seek(0)
+    if codec is not None:
+        raw = cast("BinaryIO", pa.CompressedInputStream(raw, codec))
+    return io.TextIOWrapper(raw, encoding=records.encoding, errors="replace", newline="")
+
+
+def _origin(theirs: ColumnSource, source: Source) -> str | None:
+    """Where one of our columns comes from, in words; ``None`` when the file has nothing for it."""
+    if isinstance(theirs, SqlExpression):
+        return f"sql: {theirs.sql}" if source.value is not None else None
+    if isinstance(theirs, ConstantValue):
+        return f"always {theirs.value!r}"
+    if isinstance(theirs, PathPattern):
+        return f"path: {theirs.path}"
+    return source.uses[0] if source.uses else None
+
+
+def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, path: Path) -> FilePlan:
+    """What would become of the records, and what a run over this file alone would take."""
+    stat = path.stat()
+    home = home_day_in_name(known.path)
+    if home is None and records.physical_rows:
+        first = ingest.count_days(records, known.path, config)["day"].drop_nulls().min()
+        home = first if isinstance(first, dt.date) else None
+    home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
+    counted = pl.DataFrame({"day": [home], "reasons": [[]], "n": [0]}, schema=_COUNTED)
+    user_days = 0
+    if records.physical_rows:
+        judged = ingest.classify(records, known.path, home, config).select("day", "reasons", "user_id")
+        by_reasons, users = pl.collect_all(
+            [
+                judged.group_by("day", "reasons").agg(pl.len().cast(pl.Int64).alias("n")),
+                judged.filter(pl.col("reasons").list.len() == 0).select(pl.struct("day", "user_id").n_unique()),
+            ],
+            engine="streaming",
+        )
+        counted, user_days = by_reasons, int(users.item())
+    refused = counted.filter(pl.col("reasons").list.len() > 0)
+    reasons = (
+        refused.explode("reasons")
+        .group_by(reason="reasons")
+        .agg(pl.sum("n"))
+        .sort(["n", "reason"], descending=[True, False])
+    )
+    days = dict(counted.group_by("day").agg(pl.sum("n")).sort("day").iter_rows())
+    rows, scale = known.rows, known.rows / max(1, known.sampled_rows)
+    cost = _EXACT_SECONDS_PER_ROW if known.lane == "exact" else _FAST_SECONDS_PER_ROW
+    state = _state(config, known.path, stat, [d.isoformat() for d in days])
+    return replace(
+        known,
+        days={day.isoformat(): n for day, n in days.items()},
+        new=tuple(state["new"]),
+        changed=tuple(state["changed"]),
+        unchanged=tuple(state["unchanged"]),
+        refused=int(refused["n"].sum()),
+        reasons=dict(reasons.iter_rows()),
+        seconds=round(
+            _START_SECONDS + cost * rows + _SECONDS_PER_DAY * len(days) + _SECONDS_PER_USER_DAY * user_days * scale, 1
+        ),
+        memory_mb=round(
+            _START_MB
+            + (_BYTES_PER_ROW_OF_A_DAY * max(days.values(), default=0) + _BYTES_PER_USER_DAY * user_days) * scale / 1e6
+        ),
+    )
+
+
+def _state(config: PipelineConfig, relative: str, stat: os.stat_result, days: list[str]) -> dict[str, list[str]]:
+    """The days by what a run would find; by size and modification time, as the ledger is compared with the folder."""
+    finished = DayLog(config.lake_dir).finished()
+    same = read_ledger(Lake(config.lake_dir)).filter(
+        path=pl.lit(relative),
+        size=pl.lit(stat.st_size, pl.Int64),
+        mtime_ns=pl.lit(stat.st_mtime_ns, pl.Int64),
+        mapping=pl.lit(config.mapping_fingerprint()),
+    )
+    state: dict[str, list[str]] = {"new": [], "changed": [], "unchanged": []}
+    for day in days:
+        state["new" if day not in finished else "changed" if same.is_empty() else "unchanged"].append(day)
+    return state

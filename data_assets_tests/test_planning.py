@@ -1,0 +1,269 @@
+"""`plan` and `init`: what is said of a file before anything is made of it.
+
+Here: samples of files in every format against the whole files, predictions against what the ordinary reader finds, and
+guessed configurations, which must load and read the file they were guessed from. Not here: reading itself
+(``test_ingest.py``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from data_assets import guessing, ingest, planning
+from data_assets.cli import main
+from data_assets.config import PipelineConfig, load_config
+
+HEADER = "user_id,session_start,session_end,event_type,value,metadata"
+REAL = Path("/work/shared/data/real")
+
+
+def line(n, *, bad=False, text="m"):
+    day, hour = 1 + n * 20 // 200_000, n % 24
+    return f"{'x' if bad else n % 500},2024-01-{day:02d} {hour:02d}:00:00,,view,{n % 10},{text}{n:020d}{'.' * 30}"
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """200,000 records of 20 days in each format, each 50th of them without a readable user; larger than a sample."""
+    folder = tmp_path_factory.mktemp("big")
+    lines = [line(n, bad=n % 50 == 0) for n in range(200_000)]
+    text = "\n".join([HEADER, *lines]) + "\n"
+    (folder / "plain.csv").write_text(text)
+    (folder / "wide.csv").write_bytes(text.encode("utf-16"))
+    quoted = (x.replace(",m", ',"m\n') + '"' for x in lines)
+    (folder / "quoted.csv").write_text("\n".join([HEADER, *quoted]) + "\n")
+    (folder / "packed.csv.gz").write_bytes(gzip.compress(text.encode(), 1))
+    rows = [dict(zip(HEADER.split(","), x.split(","), strict=True)) for x in lines]
+    (folder / "lines.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "array.json").write_text(json.dumps(rows))
+    pl.DataFrame(rows).write_parquet(folder / "table.parquet")
+    return folder
+
+
+def cli(*args):
+    done = CliRunner().invoke(main, list(args))
+    assert done.exit_code in (0, 1, 2), done.output
+    return done
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "blocks"),
+    [
+        ("plain.csv", "csv", True),
+        ("wide.csv", "csv", False),
+        ("quoted.csv", "csv", False),
+        ("packed.csv.gz", "csv.gz", False),
+        ("lines.jsonl", "jsonl", True),
+        ("array.json", "json", False),
+        ("table.parquet", "parquet", True),
+    ],
+)
+def test_a_sample_predicts_the_whole_file(big, tmp_path, name, form, blocks):
+    config = PipelineConfig(data_dir=tmp_path / "data")
+    found = planning.plan_file(config, big / name, name)
+    assert (found.error, found.format, bool(found.sample)) == (None, form, True)
+    assert found.sampled_rows < 150_000
+    assert found.rows == pytest.approx(200_000, rel=0.03)
+    assert found.rows_exact == (form == "parquet")
+    assert found.reject_rate == pytest.approx(0.02, abs=0.001)
+    assert set(found.reasons) == {"unreadable_user_id"}  # nothing was cut in the middle of a record
+    assert found.delimiter == ("," if form.startswith("csv") else None)
+    assert found.lane == ("fast" if name in ("plain.csv", "wide.csv", "packed.csv.gz", "table.parquet") else "exact")
+    assert ("2024-01-20" in found.days) == blocks  # the end of the file was looked at
+    assert found.encoding == {"wide.csv": "utf-16-le", "table.parquet": "binary"}.get(name, "utf-8")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_small_file_is_told_exactly_and_agrees_with_the_reader(tmp_path):
+    raw = tmp_path / "data/raw"
+    raw.mkdir(parents=True)
+    (raw / "a.csv").write_text("\n".join([HEADER, *(line(n, bad=n % 7 == 0) for n in range(1000)), "short,row"]))
+    config = PipelineConfig(data_dir=tmp_path / "data")
+    found = planning.plan_file(config, raw / "a.csv", "a.csv")
+    assert (found.sample, found.rows, found.rows_exact, found.refused) == ("", 1001, True, 144)
+    assert found.reasons == {"unreadable_user_id": 143, "malformed_record": 1}
+    records = ingest.open_records(raw / "a.csv", "a.csv", config, tmp_path)
+    counted = ingest.count_days(records, "a.csv", config)
+    assert sum(found.days.values()) == counted["rows"].sum()
+
+
+@pytest.mark.parametrize(("good", "bad"), [("}, {", "} {"), ("}, {", "},, {"), ('"7"', "oops"), ("[", "[oops,")])
+def test_a_broken_array_is_refused(big, tmp_path, good, bad):
+    broken = tmp_path / "broken.json"
+    broken.write_text((big / "array.json").read_text().replace(good, bad, 1))
+    found = planning.plan_file(PipelineConfig(data_dir=tmp_path), broken, broken.name)
+    assert "not valid JSON" in found.error
+
+
+def test_plan_says_days_new_changed_and_as_made_and_writes_nothing(tmp_path, monkeypatch, project_at):
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "pipeline.yaml").write_text("start_date: 2024-01-01\nsource: {settle_seconds: 0}\n")
+    one = tmp_path / "data/raw/one.csv"
+    one.write_text(f"{HEADER}\n{line(0)}\n{line(10_000)}\n")
+    monkeypatch.chdir(tmp_path)
+    project = project_at(tmp_path, tmp_path)
+    project.run("2024-01-01", "2024-01-02")
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    done = cli("plan", "--json")
+    assert done.exit_code == 0
+    (as_made,) = json.loads(done.stdout)["files"]
+    assert (as_made["new"], as_made["changed"]) == ([], [])
+    assert as_made["unchanged"] == ["2024-01-01", "2024-01-02"]
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+
+    one.write_text(f"{HEADER}\n{line(0)}\n{line(190_000)}\n")
+    os.utime(one, ns=(1, 1))
+    (again,) = json.loads(cli("plan", str(one), "--json").stdout)["files"]
+    assert (again["new"], again["changed"], again["unchanged"]) == (["2024-01-20"], ["2024-01-01"], [])
+    words = cli("plan").stdout
+    assert "2, 2024-01-01 to 2024-01-20: 1 new, 1 changed, 0 as made" in words
+
+
+def test_plan_says_what_is_refused_and_exits_with_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("userid,session_start,event_type,endd\n1,2024-01-01,view,\n")
+    (tmp_path / "b.gz").write_bytes(b"")
+    (tmp_path / "\x1bname.csv").write_text(HEADER + "\n")
+    done = cli("plan", ".")
+    assert done.exit_code == 1
+    assert "user_id <- (the file has no such column; nearest: userid)" in done.stdout
+    assert "REFUSED  a.csv: required column(s) missing: user_id" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "\\x1bname.csv" in done.stdout
+    assert cli("plan", "b.gz").exit_code == 1  # its name tells no format
+    assert cli("plan", "nowhere.csv").exit_code == 2
+    (tmp_path / "pipeline.yaml").write_text('source: {columns: {value: {sql: "nowhere + 1"}}}\n')
+    wrong = cli("plan", "a.csv")
+    assert (wrong.exit_code, "nowhere" in wrong.stderr) == (2, True)
+
+
+# ---- init --------------------------------------------------------------------------------------------------------
+
+
+def guessed(tmp_path, monkeypatch, name, text, code=0):
+    """The configuration that is written for a file of this text, loaded, and the plan with it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    done = cli("init", name)
+    assert done.exit_code == code, done.output
+    config = load_config(env={}, cwd=tmp_path)
+    return config, planning.plan_file(config, tmp_path / name, name), done.stdout
+
+
+def table(columns, rows, delimiter=","):
+    return "\n".join(delimiter.join(map(str, row)) for row in [columns, *rows]) + "\n"
+
+
+def test_init_guesses_names_types_formats_and_decimal_commas(tmp_path, monkeypatch):
+    rows = [(f"K-{n % 9}", f"{n % 28 + 1:02d}/02/2024 10:{n % 60:02d}", "buy" if n % 2 else "sell", f"{n},5")
+            for n in range(200)]  # fmt: skip
+    text = table(["Customer ID", "Invoice Date", "Action", "Total Amount"], rows, ";")
+    config, plan, _ = guessed(tmp_path, monkeypatch, "x.csv", text)
+    mapping = config.source.columns
+    assert (mapping.user_id, mapping.session_start) == ("Customer ID", "Invoice Date")
+    assert (mapping.session_end, mapping.event_type, mapping.value) == (None, "Action", "Total Amount")
+    assert config.source.types.user_id == "string"
+    assert config.source.timestamp_formats == ("%d/%m/%Y %H:%M",)
+    assert config.source.csv.decimal_comma
+    assert config.start_date.isoformat() == "2024-02-01"
+    assert (plan.error, plan.refused, plan.rows, plan.delimiter) == (None, 0, 200, ";")
+    assert "AMBIGUOUS" not in (tmp_path / "pipeline.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("when", "formats", "ambiguous"),
+    [
+        ("2024-02-05T10:00:00Z", (), False),
+        ("1707127200", ("epoch_s",), False),
+        ("1707127200000", ("epoch_ms",), False),
+        ("05/02/2024", ("%d/%m/%Y",), True),
+        ("02/25/2024 01:05 PM", ("%m/%d/%Y %I:%M %p",), False),
+        ("25.02.2024 10:00:01", ("%d.%m.%Y %H:%M:%S%.f",), False),
+        ("2024/02/25 10:00:01.250", ("%Y/%m/%d %H:%M:%S%.f",), False),
+        ("20240225", ("%Y%m%d",), False),
+        ("25/Feb/2024:10:00:00 +0000", ("%d/%b/%Y:%H:%M:%S %z",), False),
+    ],
+)
+def test_init_finds_the_format_of_times(tmp_path, monkeypatch, when, formats, ambiguous):
+    text = table(["user", "event_time", "event"], [(1, when, "a"), (2, when, "b"), (3, when, "a")])
+    config, plan, _ = guessed(tmp_path, monkeypatch, "x.csv", text)
+    assert config.source.timestamp_formats == formats
+    assert (plan.error, plan.refused, next(iter(plan.days))[:7]) == (None, 0, "2024-02")
+    assert ("AMBIGUOUS" in (tmp_path / "pipeline.yaml").read_text()) == ambiguous
+
+
+def test_init_reaches_into_json_and_leaves_strangers_names_harmless(tmp_path, monkeypatch):
+    rows = [{"actor": {"id": n % 5, "login": "x"}, "created_at": "2024-02-05T10:00:00Z", "type\n: {": f"t{n % 3}"}
+            for n in range(30)]  # fmt: skip
+    config, plan, _ = guessed(tmp_path, monkeypatch, "x.jsonl", "\n".join(map(json.dumps, rows)))
+    assert config.source.columns.user_id in ("actor.id", "actor.login")
+    assert config.source.columns.event_type == "type\n: {"
+    assert (plan.error, plan.refused) == (None, 0)
+
+
+def test_init_reads_a_file_without_header(tmp_path, monkeypatch):
+    text = table([17, "2024-02-05 10:00:00", "view"], [(n, "2024-02-06 10:00:00", "viewbuy"[n % 2 * 4 :][:4])
+                                                       for n in range(40)])  # fmt: skip
+    config, _, out = guessed(tmp_path, monkeypatch, "x.csv", text, code=1)
+    assert not config.source.csv.header
+    assert (config.source.columns.session_start, config.source.columns.event_type) == ("column_2", "column_3")
+    assert "source.columns.user_id could not be guessed; it may be: " in out
+    assert "column_1" in out
+
+
+def test_init_says_what_it_cannot_guess_and_the_rest_still_loads(tmp_path, monkeypatch):
+    text = table(["when", "colour", "n"], [("2024-02-05", c, n) for n, c in enumerate(["red", "blue", "red"])])
+    config, _, out = guessed(tmp_path, monkeypatch, "x.csv", text, code=1)
+    assert "source.columns.user_id could not be guessed; it may be: colour, n" in out
+    written = (tmp_path / "pipeline.yaml").read_text()
+    assert "# user_id: ?" in written
+    assert config.source.columns.session_start == "when"
+
+
+def test_init_names_stray_days_and_does_not_begin_with_them(tmp_path, monkeypatch):
+    rows = [(n, f"2024-02-{n % 20 + 1:02d} 10:00:00", "a") for n in range(400)] + [(1, "2001-01-01 00:00:00", "a")]
+    config, plan, _ = guessed(tmp_path, monkeypatch, "x.csv", table(["user", "time", "event"], rows))
+    assert config.start_date.isoformat() == "2024-02-01"
+    assert plan.reasons == {"before_start_date": 1}
+
+
+def test_init_overwrites_only_when_told_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text(table(["user", "time", "event"], [(1, "2024-02-05", "a"), (2, "2024-02-05", "a")]))
+    (tmp_path / "pipeline.yaml").write_text("start_date: 2020-01-01\n")
+    refused = cli("init", "x.csv")
+    assert (refused.exit_code, "--force" in refused.stderr) == (2, True)
+    assert (tmp_path / "pipeline.yaml").read_text() == "start_date: 2020-01-01\n"
+    assert cli("init", "x.csv", "--force").exit_code == 0
+    assert load_config(env={}, cwd=tmp_path).source.columns.user_id == "user"
+    assert cli("init", "nowhere.csv", "--force").exit_code == 2
+    (tmp_path / "empty").mkdir()
+    assert cli("init", "empty", "--force").exit_code == 2
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not here")
+@pytest.mark.parametrize(
+    ("folder", "user", "start"),
+    [
+        ("wikiticker", "user", "time"),
+        ("sepsis", "Case ID", "Complete Timestamp"),
+        ("airline_stats", "TailNum", "FlightDate"),
+        ("nyc_yellow_taxi", "vendor_id", "pickup_datetime"),
+    ],
+)
+def test_init_on_real_files_reads_nearly_all_of_them(tmp_path, folder, user, start):
+    files = guessing.files_to_look_at([REAL / folder])
+    found = guessing.propose(files, Path("data/raw"))
+    assert not found.unknown
+    (tmp_path / "pipeline.yaml").write_text(found.text)
+    config = load_config(env={}, cwd=tmp_path)
+    assert (config.source.columns.user_id, config.source.columns.session_start) == (user, start)
+    plans = [planning.plan_file(config, path, path.name) for path in files]
+    assert max(p.reject_rate for p in plans) < 0.01
