@@ -195,7 +195,7 @@ LANDED_FILES = Table(
         Column("format", TEXT, "csv, json, jsonl or parquet, with .gz or .zst when compressed"),
         Column("encoding", TEXT, "text encoding, or binary"),
         Column(
-            "lane", TEXT, "who reads it: fast (the engine), exact (Python) or mixed; null when unusable", nullable=True
+            "lane", TEXT, "who reads it: fast (the engine), exact (Python), mixed; null if unusable", nullable=True
         ),
         Column("lane_reason", TEXT, "why it is not the fast lane; empty when it is", nullable=True),
         Column("home_day", DAY, "the day that rows without a readable start time belong to"),

@@ -24,7 +24,7 @@ from data_assets.config import COLUMNS, PipelineConfig, load_config
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.delimited import guess_delimiter
-from data_assets.ingest.records import EMPTY, MALFORMED
+from data_assets.ingest.records import MALFORMED
 from data_assets.planning import FilePlan, files_below, open_text, plan_file, take_sample
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _look(path: Path) -> tuple[bool, list[Profile], str | None]:
             raise SourceFileError(
                 f"{visible(path.name)} holds no columns to guess from.", "Take a file with records.", path=path.name
             )
-        good = records.frame.filter(~pl.col(MALFORMED) & ~pl.col(EMPTY)).select(records.columns)
+        good = records.frame.filter(~pl.col(MALFORMED) & ~records.empty).select(records.columns)
         every = max(1, records.physical_rows // ROWS)
         frame = good.gather_every(every).head(ROWS).collect(engine="streaming")
         delimiter = None
