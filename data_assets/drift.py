@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig, SchemaDriftConfig
     from data_assets.ingest.records import Records
 
-Family = Literal["empty", "boolean", "integer", "number", "time", "text", "nested", "binary"]
+Family = Literal["empty", "boolean", "integer", "number", "time", "text", "nested"]
 Kind = Literal["new_column", "missing_column", "type_change", "null_rate", "new_event_type"]
 
 SAMPLE_ROWS = 10_000
@@ -56,7 +56,7 @@ _JSON_VALUE = r"^\s*[\[{]"
 _HEAD = """\
 # The schema that is accepted of the raw files. Every file is compared with it; what to do with a difference:
 # schema_drift in the configuration. Written by `data-assets schema accept`, may be edited, belongs in version control.
-#   type      empty, boolean, integer, number, time, text, nested or binary; a list when several are right
+#   type      empty, boolean, integer, number, time, text or nested; a list when several are right
 #   nulls     the share of the values that may be missing, before schema_drift.null_rate_jump
 #   since     files of earlier days may lack the column
 #   optional  any file may lack it
@@ -209,7 +209,7 @@ def _native(dtype: pl.DataType) -> Family | None:
     """The family of a native type; ``None`` for text, which is read like that of any other file."""
     if dtype in (pl.String, pl.Categorical, pl.Enum):
         return None
-    known: dict[type[pl.DataType], Family] = {pl.Boolean: "boolean", pl.Binary: "binary", pl.Null: "empty"}
+    known: dict[type[pl.DataType], Family] = {pl.Boolean: "boolean", pl.Null: "empty"}
     if dtype.base_type() in known:
         return known[dtype.base_type()]
     if dtype.is_numeric():

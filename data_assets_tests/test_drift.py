@@ -81,7 +81,7 @@ def test_native_types_and_text_in_parquet(tmp_path: Path) -> None:
     )  # fmt: skip
     found = observed(tmp_path, "a.parquet", frame)
     assert families(found) == {
-        "i": "integer", "n": "number", "d": "time", "b": "boolean", "s": "nested", "raw": "binary",
+        "i": "integer", "n": "number", "d": "time", "b": "boolean", "s": "nested", "raw": "text",
         "nothing": "empty", "digits": "integer", "kind": "text",
     }  # fmt: skip
     assert {c.name: c.nulls for c in found.columns if c.nulls} == {"i": 0.5, "b": 0.5, "s": 0.5, "nothing": 1.0}
