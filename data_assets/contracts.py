@@ -194,9 +194,7 @@ LANDED_FILES = Table(
         Column("content_hash", TEXT, "BLAKE2b-128 of the file's bytes, hex"),
         Column("format", TEXT, "csv, json, jsonl or parquet, with .gz or .zst when compressed"),
         Column("encoding", TEXT, "text encoding, or binary"),
-        Column(
-            "lane", TEXT, "who reads it: fast (the engine), exact (Python), mixed; null if unusable", nullable=True
-        ),
+        Column("lane", TEXT, "who reads it: fast (the engine), exact (Python), mixed; null if unusable", nullable=True),
         Column("lane_reason", TEXT, "why it is not the fast lane; empty when it is", nullable=True),
         Column("home_day", DAY, "the day that rows without a readable start time belong to"),
         Column("day", DAY, "a day that the file holds rows of"),

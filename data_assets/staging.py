@@ -150,7 +150,7 @@ def _day(
         kind: {path: sorted((folders[path] / kind / f"day={day}").glob("*.parquet")) for path in files["path"]}
         for kind in ingest.KINDS
     }
-    of_files = [_in_file_order(parts["valid"][path], parts["mended"][path]) for path in files["path"]]
+    of_files = [_of_file(path, parts["valid"][path], parts["mended"][path]) for path in files["path"]]
     valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
     read = {path: _rows([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
     kept, repeated = read, None
@@ -182,12 +182,14 @@ def _day(
     return StagedDay(cleaned, quarantined, repeated, by_file, fingerprints(files).get(day, ""), impact)
 
 
-def _in_file_order(plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
+def _of_file(path: str, plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
     """One file's valid rows, those that took a second look among the others; ``None`` when it has none."""
     scans = [pl.concat([_scan(p) for p in paths]) for paths in (plain, mended) if paths]
-    if len(scans) > 1:
-        return scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
-    return scans[0] if scans else None
+    if not scans:
+        return None
+    rows = scans[0] if len(scans) == 1 else scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
+    *columns, line = rows.collect_schema().names()
+    return rows.select(*columns, pl.lit(path).alias("source_file"), line)
 
 
 def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame]) -> pl.LazyFrame:

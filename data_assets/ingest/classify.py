@@ -91,8 +91,8 @@ def split_file(
     """Write the rows of each day, valid and refused, as Parquet files below ``out_dir``, in one pass over the file.
 
     ``valid/day=…``, ``mended/day=…`` and ``quarantined/day=…``: mended rows are valid ones in a form that took a second
-    look; ``source_line`` says where they belong among the others. In each the rows stand in file order. ``days`` limits
-    what is written.
+    look; ``source_line`` says where they belong among the others. In each the rows stand in file order; valid and
+    mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written.
 
     Raises:
         SourceFileError: the file turns out to be damaged.
@@ -107,9 +107,8 @@ def split_file(
     if quick is None:
         _split(records, relative, home_day, days, config, valid, quarantined)
         return
-    place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
     day = pl.col(_VALUE + "session_start").dt.date().alias("day")
-    plain = quick.frame.filter(_CLEAN).select(*quick.columns, *place, day)
+    plain = quick.frame.filter(_CLEAN).select(*quick.columns, pl.col(LINE).alias("source_line"), day)
     if days is not None:
         plain = plain.filter(pl.col("day").is_in(sorted(days)))
     rest = out_dir / "rest.parquet"
@@ -136,7 +135,7 @@ def _split(
     """Every rule on every record."""
     rules = _rules(records, relative, home_day, config)
     base = rules.base if days is None else rules.base.filter(pl.col("day").is_in(sorted(days)))
-    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *rules.place, "day")
+    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, pl.col(LINE).alias("source_line"), "day")
     refused = (
         base.filter(_REFUSED)
         .with_columns(
