@@ -14,13 +14,14 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "config", "contracts", "partitions", "storage", "ingest", "drift", "landing",
-    "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "quarantine", "demo",
+    "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
+    "landing", "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "quarantine", "demo",
     "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
     "progress",
+    "engine",
     "config",
     "contracts",
     "storage",

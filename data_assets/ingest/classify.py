@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
-ROW_GROUP = 131_072
+ROW_GROUP = 262_144
 ROW_GROUP_MANY_DAYS = 16_384
 FEW_DAYS = 8
 _TIMES = ("session_start", "session_end")

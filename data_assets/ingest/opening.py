@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_assets.engine import bound_memory
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import columnar, delimited, jsontext
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
@@ -71,6 +72,7 @@ def open_records(
         SourceFileError: the file cannot be read at all.
         MissingColumnsError: it lacks columns that the mapping requires.
     """
+    bound_memory()
     name = detect_format(Path(relative))
     kind, _, packed = name.partition(".")
     try:
