@@ -38,6 +38,7 @@ NOT_SETTINGS = frozenset({CONFIG_VARIABLE})
 """Variables that begin with the prefix and are no keys."""
 FILE_NAMES = ("pipeline.yaml", "pipeline.yml", "pipeline.toml")
 MAX_FILE_BYTES = 1_000_000
+THOUSANDS = (",", ".", "'", "’", " ", "\u00a0", "\u202f")
 COLUMNS = ("user_id", "session_start", "session_end", "event_type", "value", "metadata")
 """The columns of an event that a source is mapped onto."""
 
@@ -220,6 +221,22 @@ class CsvConfig(_Section):
     )
     header: bool = Field(default=True, description="Whether the first line holds the column names.")
     decimal_comma: bool = Field(default=False, description="Whether numbers are written 1,5 instead of 1.5.")
+    thousands: str | None = Field(
+        default=None,
+        description="Character between groups of three digits; with decimal_comma the dot is one anyway.",
+        json_schema_extra=_allowed("null, a comma, a dot, an apostrophe or a space"),
+    )
+
+    @field_validator("thousands")
+    @classmethod
+    def _between_digits(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value not in THOUSANDS:
+            msg = "none of the characters that part thousands"
+            raise ValueError(msg)
+        if value == ("," if info.data.get("decimal_comma") else "."):
+            msg = "the same as the decimal mark"
+            raise ValueError(msg)
+        return value
 
     @field_validator("delimiter")
     @classmethod

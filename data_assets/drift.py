@@ -254,11 +254,13 @@ def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
 
 def _looks_like(text: pl.Expr, config: PipelineConfig) -> pl.Expr:
     """How many of the texts look like each family, as a struct; in the order in which they are preferred."""
-    plain, comma = pl.String(), config.source.csv.decimal_comma
+    plain, written = pl.String(), config.source.csv
     return pl.struct(
         text.str.strip_chars().str.to_lowercase().is_in(["true", "false"]).sum().alias("boolean"),
         values.whole_number(text, plain).count().alias("integer"),
-        values.number(text, plain, decimal_comma=comma).count().alias("number"),
+        values.number(text, plain, decimal_comma=written.decimal_comma, thousands=written.thousands)
+        .count()
+        .alias("number"),
         text.str.contains(_ISO_TIME).sum().alias("time"),
         text.str.contains(_JSON_VALUE).sum().alias("nested"),
     )

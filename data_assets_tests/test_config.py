@@ -156,6 +156,8 @@ BAD: list[tuple[str, object, list[str]]] = [
     ("schema_drift.new_column", "warm", ["'warm'", "warn or fail or accept", "Nearest: warn"]),
     ("source.csv.delimiter", ";;", ["';;'", "auto or one character"]),
     ("source.csv.delimiter", '"', ["auto or one character"]),
+    ("source.csv.thousands", "_", ["none of the characters"]),
+    ("source.csv.thousands", ".", ["same as the decimal mark"]),
     ("source.csv.encoding", "utf-88", ["'utf-88'", "nearest: utf-8"]),
     ("source.csv.encoding", "hex", ["no text encoding"]),
     ("source.csv.header", "perhaps", ["'perhaps'", "true or false"]),

@@ -307,6 +307,19 @@ def test_decimal_comma(tmp_path, text, value):
 
 
 @pytest.mark.parametrize(
+    ("mark", "comma", "text", "value"),
+    [
+        (",", False, "1,234.5", 1234.5), (",", False, "-12,345,678", -12345678.0), (",", False, "1,23", None),
+        (",", False, "1234.5", 1234.5), (",", False, " 1,234 ", 1234.0), ("'", False, "1'234", 1234.0),
+        (" ", True, "1 234,5", 1234.5), ("\u202f", True, "1\u202f234,5", 1234.5), (" ", True, "1.234,5", None),
+    ],
+)  # fmt: skip
+def test_thousands(tmp_path, mark, comma, text, value):
+    why = [] if value is not None else ["unreadable_value"]
+    assert one(tmp_path, "value", text, csv={"decimal_comma": comma, "thousands": mark}) == (value, why)
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("2024-03-01", (2024, 3, 1)), ("2024-03-01 10:20", (2024, 3, 1, 10, 20)),

@@ -166,7 +166,8 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     required = _required(config)
     plain = all(s.value is None or (s.dtype == pl.String and not s.names) for s in found.values())
     absent = any(found[name].value is None for name in required)
-    if records.physical_rows < _MANY or not plain or absent or source.csv.decimal_comma or _may_be_read(config):
+    parted = source.csv.decimal_comma or source.csv.thousands is not None
+    if records.physical_rows < _MANY or not plain or absent or parted or _may_be_read(config):
         return None
     whole = source.types.user_id == "int64"
     texts = _TEXTS if whole else (*_TEXTS, "user_id")
@@ -230,7 +231,7 @@ class _Rules:
 
 def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> _Rules:
     found = sources(records, relative, config)
-    whole = config.source.types.user_id == "int64"
+    written, whole = config.source.csv, config.source.types.user_id == "int64"
     texts = _TEXTS if whole else (*_TEXTS, "user_id")
     given = {
         n: _given(s, config, is_text=n in texts, must=n in _required(config)).alias(_GIVEN + n)
@@ -260,7 +261,10 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
             _VALUE + "user_id"
         ),
         values.number(
-            pl.col(_VALUE + "value"), found["value"].dtype, decimal_comma=config.source.csv.decimal_comma
+            pl.col(_VALUE + "value"),
+            found["value"].dtype,
+            decimal_comma=written.decimal_comma,
+            thousands=written.thousands,
         ).alias(_VALUE + "value"),
         *(values.text(pl.col(_VALUE + n), found[n].dtype).alias(_VALUE + n) for n in ("event_type", "metadata")),
     )

@@ -32,7 +32,7 @@ _ISO = (
     r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-5][0-9])(?:[.,]([0-9]{1,9}))?)?"
     r"(?: ?([Zz]|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?))?)?$"
 )
-_GROUPED = r"^[+-]?[0-9]{1,3}(\.[0-9]{3})+(,[0-9]*)?$"
+_GROUPED = r"^[+-]?[0-9]{{1,3}}({}[0-9]{{3}})+({}[0-9]*)?$"
 _MAX_EXACT_FLOAT = 2**53
 SAMPLE = 64
 
@@ -157,13 +157,19 @@ def whole_number(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.lit(None, pl.Int64)
 
 
-def number(column: pl.Expr, dtype: pl.DataType, *, decimal_comma: bool) -> pl.Expr:
-    """A finite number."""
+def number(
+    column: pl.Expr, dtype: pl.DataType, *, decimal_comma: bool = False, thousands: str | None = None
+) -> pl.Expr:
+    """A finite number. Text in which groups of three digits are parted is read where ``thousands`` says by what."""
     if dtype == pl.String:
+        mark, group = ("," if decimal_comma else "."), thousands or ("." if decimal_comma else None)
+        if group is not None:
+            parted = column.str.strip_chars().str.contains(_GROUPED.format(re.escape(group), re.escape(mark)))
+            column = pl.when(parted).then(column.str.replace_all(group, "", literal=True)).otherwise(column)
         if decimal_comma:
-            plain = pl.when(column.str.contains(_GROUPED)).then(column.str.replace_all(".", "", literal=True))
-            column = plain.otherwise(pl.when(~column.str.contains(".", literal=True)).then(column))
-            column = column.str.replace_all(",", ".", literal=True)
+            column = (
+                pl.when(~column.str.contains(".", literal=True)).then(column).str.replace_all(",", ".", literal=True)
+            )
         first = column.cast(pl.Float64, strict=False)
         rest = pl.when(first.is_null()).then(column).str.strip_chars()
         value = pl.coalesce(first, rest.cast(pl.Float64, strict=False))
