@@ -57,10 +57,25 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
     given = bound(records.frame, [source]).select(
         _given(source, config, is_text=False).alias("session_start"), MALFORMED
     )
-    typed = values.time(given, "session_start", source.dtype, config.source.timestamp_formats, config.timezone, form)
-    day = pl.when(~pl.col(MALFORMED)).then(pl.col("session_start").dt.date())
-    counted = typed.select(day=day).group_by("day").agg(pl.len().cast(pl.Int64).alias("rows")).sort("day")
-    return _collected([counted], relative)[0].cast(pl.Schema(schema))
+    formats, zone = config.source.timestamp_formats, config.timezone
+    if source.dtype == pl.String:  # most are read at first sight; what is left is looked at once a text
+        first = values.quick_time(pl.col("session_start"), formats, zone, form).alias("first")
+        looked = given.with_columns(first)
+        read = looked.group_by(day=pl.when(~pl.col(MALFORMED)).then(pl.col("first").dt.date())).agg(rows=pl.len())
+        texts = (
+            looked.filter(pl.col("first").is_null() & ~pl.col(MALFORMED)).group_by("session_start").agg(rows=pl.len())
+        )
+        counted, left = _collected([read, texts], relative)
+        second = values.time(left.lazy(), "session_start", source.dtype, formats, zone, form)
+        unread = pl.col("day").is_null()
+        later = second.select(pl.col("session_start").dt.date().alias("day"), "rows").collect()
+        malformed = counted.filter(unread).with_columns(rows=pl.col("rows") - left["rows"].sum())
+        counted = pl.concat([counted.filter(~unread), malformed, later])
+    else:
+        typed = values.time(given, "session_start", source.dtype, formats, zone, form)
+        [counted] = _collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
+    by_day = counted.group_by("day").agg(pl.col("rows").sum().cast(pl.Int64)).filter(pl.col("rows") > 0).sort("day")
+    return by_day.cast(pl.Schema(schema))
 
 
 def classify(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> pl.LazyFrame:
@@ -185,11 +200,8 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     read["value"] = pl.col(_VALUE + "value").is_finite().fill_null(value=False)
     read |= {n: (given[n] == "").fill_null(value=True) | read[n] for n in read if n not in required}
     read |= {n: _is_said(pl.col(_VALUE + n), nulls) for n in texts if n in required}
-    bounded = [pl.col(_VALUE + n).is_between(*values.BOUNDS) | pl.col(_VALUE + n).is_null() for n in _TIMES]
     refused = [*_quality_flags(config).values(), pl.col(MALFORMED)]
-    clean = pl.all_horizontal(
-        *read.values(), *(bounded if source.timestamp_formats else []), *(~r.fill_null(value=False) for r in refused)
-    )
+    clean = pl.all_horizontal(*read.values(), *(~r.fill_null(value=False) for r in refused))
 
     def judged(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.with_columns(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))

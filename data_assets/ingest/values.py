@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}
-BOUNDS = (
-    pl.lit(dt.datetime(1, 1, 1), pl.Datetime("us")),  # noqa: DTZ001 - wall time
-    pl.lit(dt.datetime(9999, 12, 31, 23, 59, 59, 999_999), pl.Datetime("us")),  # noqa: DTZ001 - wall time
-)
+_FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
+_LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
 _EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
 _SPACE = "%Y-%m-%d %H:%M:%S"
 _T = "%Y-%m-%dT%H:%M:%S"
@@ -77,12 +75,12 @@ def time(
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
     """Text as wall time of ``zone`` where it has the usual form or a configured one; null says nothing yet."""
-    return pl.coalesce([_formatted(text, f, zone) for f in formats]) if formats else _common(text, form, zone)
+    return _bounded(pl.coalesce([_formatted(text, f, zone) for f in formats]) if formats else _common(text, form, zone))
 
 
 def _bounded(value: pl.Expr) -> pl.Expr:
     """Years 1 to 9999, which is what every reader of the tables can hold."""
-    return pl.when(value.is_between(*BOUNDS)).then(value)
+    return pl.when(value.is_between(pl.lit(_FIRST, pl.Datetime("us")), pl.lit(_LAST, pl.Datetime("us")))).then(value)
 
 
 def _parsed(text: pl.Expr, form: str) -> pl.Expr:
