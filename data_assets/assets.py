@@ -303,7 +303,8 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
                     _describe_ingest(context, day, found, valid.name, quarantined.name)
                 if reason is not None:
-                    outcome.refused[day] = reason
+                    too_many = any(f.name == checks.QUARANTINE_RATE and not f.passed for f in findings)
+                    outcome.refused[day] = f"{reason}{_why_refused(day, found)}" if too_many else reason
             for day in days:
                 for table in (t.name for t in made):
                     found_checks = outcome.findings.get((table, day), ())
@@ -333,6 +334,15 @@ def _duplicates_to_write(lake: Lake, table: Table, day: str, found: staging.Stag
     if before is not None and before.rows:
         lake.write(table, day, table.empty().lazy(), {})
     return {}
+
+
+def _why_refused(day: str, found: staging.StagedDay) -> str:
+    """The commonest reasons of a day's quarantined rows, and how to see those rows."""
+    reasons = ", ".join(f"{r['reason']} {r['rows']:,}" for r in count_reasons(found.quarantined).head(3).to_dicts())
+    return (
+        f": {reasons}.\n  What to do: See the rows: data-assets quarantine show --day {day}. Then correct source.* in "
+        "pipeline.yaml or ask the sender; or accept them: quality.max_quarantine_rate."
+    )
 
 
 def _describe_ingest(

@@ -61,6 +61,18 @@ class SourceFileError(DataAssetsError):
         self.line = line
 
 
+def _look_of_header(present: Sequence[str]) -> str:
+    """What a header of one column tells about the file."""
+    if len(present) != 1:
+        return ""
+    if present[0].lstrip().startswith("<"):
+        return "This looks like a web page, such as a server's error message, saved in place of the data. "
+    delimiter = max(",;\t|", key=present[0].count)
+    if delimiter not in present[0]:
+        return ""
+    return f"The fields seem to be parted by {delimiter!r}: set source.csv.delimiter to it, or to auto. "
+
+
 class MissingColumnsError(SourceFileError):
     """A file lacks columns that the mapping requires."""
 
@@ -74,6 +86,7 @@ class MissingColumnsError(SourceFileError):
             f"{visible(path)}: required column(s) missing: {', '.join(map(visible, missing))}. "
             f"The file has: {shown or 'no columns'}.",
             (f"Nearest names: {guesses}. " if guesses else "")
+            + _look_of_header(present)
             + "Map them under source.columns in pipeline.yaml, or ask the sender for a complete file.",
             path=path,
         )

@@ -91,6 +91,8 @@ def list_files(config: PipelineConfig, now_ns: int) -> Listing:
             ignored[shown] = "it is not a regular file"
         elif not wanted.match(relative):
             ignored[shown] = "no pattern of source.patterns matches its name"
+        elif not _tells_format(relative):
+            ignored[shown] = "its name tells no format that can be read"
         else:
             found = entry.stat(follow_symlinks=False)
             if now_ns - found.st_mtime_ns < settle_ns:
@@ -104,6 +106,12 @@ def _walk(root: Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
         entries = list(os.scandir(root))
     except FileNotFoundError:
         return
+    except OSError as problem:  # not to be taken for a folder whose files were removed
+        raise SourceFileError(
+            f"The folder {visible(str(root))} cannot be read: {visible(problem.strerror or str(problem))}.",
+            "Let the user who runs this read it. Until then nothing is done, and every day keeps what it had.",
+            path=prefix,
+        ) from problem
     for entry in entries:
         relative = f"{prefix}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
@@ -117,6 +125,15 @@ def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """One expression for all patterns. ``**/`` also matches no folder at all, as shells have it."""
     flat = {p.removeprefix("**/") for p in patterns} | set(patterns)
     return re.compile("|".join(fnmatch.translate(p) for p in sorted(flat)))
+
+
+def _tells_format(relative: str) -> bool:
+    """Whether the name says how to read the file; a backup called ``day.csv.bak`` matches a pattern and does not."""
+    try:
+        ingest.detect_format(Path(relative))
+    except SourceFileError:
+        return False
+    return True
 
 
 def refresh(
@@ -224,7 +241,7 @@ def _compare(old: pl.DataFrame, listing: Listing, mapping: str) -> tuple[pl.Data
         },
         schema={"path": pl.String, "size": pl.Int64, "mtime_ns": pl.Int64},
     )
-    current = old.filter(pl.col("mapping") == mapping)
+    current = old.filter((pl.col("mapping") == mapping) & (pl.col("content_hash") != ""))
     key = ["path", "size", "mtime_ns"]
     keep = current.join(seen, on=key, how="semi", maintain_order="left")
     todo = seen.join(current, on=key, how="anti", maintain_order="left")
@@ -252,8 +269,12 @@ def _reads_alike(one: str, other: str) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """The content's hash; empty when the file cannot be opened, which is looked at again each time."""
+    try:
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return ""
 
 
 def _read_file(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from data_assets.cli import main
@@ -17,6 +19,26 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_page_of_the_configuration_is_made_from_the_model() -> None:
     module = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
     assert module["PAGE"].read_text(encoding="utf-8") == module["page"]()
+
+
+ERRORS = runpy.run_path(str(ROOT / "docs/make_errors.py"))
+
+
+# Each starts the command line; by default only two, of which no other test knows: those about rights and names.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, id=c.title, marks=() if number in (13, 14) else pytest.mark.slow)
+        for number, c in enumerate(ERRORS["CASES"])
+    ],
+)
+def test_the_page_of_errors_says_what_is_printed(case: Any) -> None:
+    assert ERRORS["section"](case) in ERRORS["PAGE"].read_text(encoding="utf-8")
+
+
+def test_the_page_of_errors_has_every_case() -> None:
+    titles = re.findall("^## (.*)$", ERRORS["PAGE"].read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles == [c.title for c in ERRORS["CASES"]]
 
 
 def test_the_readme_names_commands_and_targets_that_exist() -> None:

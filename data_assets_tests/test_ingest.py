@@ -530,6 +530,20 @@ def test_json_nested_paths_and_new_keys(tmp_path):
     assert frame["reasons"].to_list() == [[], ["missing_user_id"]]
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("a;b;c\n1;2;3\n", "parted by ';'"),
+        ("<html>\n<body>Not found</body>\n", "a web page"),
+        ("a|b\n1|2\n", "parted by '|'"),
+    ],
+)
+def test_a_header_of_one_column_tells_what_the_file_is(tmp_path, content, hint):
+    with pytest.raises(MissingColumnsError) as caught:
+        opened(tmp_path, content, settings=config(csv={"delimiter": ","}))
+    assert hint in caught.value.hint
+
+
 def test_json_without_a_required_key(tmp_path):
     with pytest.raises(MissingColumnsError):
         opened(tmp_path, '{"user_id":1,"event_type":"a"}\n', "a.jsonl")
@@ -836,6 +850,23 @@ def test_nasty_files_conserve_their_rows(tmp_path, path):
     assert counted["rows"].sum() == records.physical_rows
     if path.name.startswith("n_"):
         assert not valid
+
+
+@ABSENT
+@pytest.mark.parametrize(
+    "path", [p for p in nasty(".json") if p.name.startswith(("y_object", "y_structure"))], ids=lambda p: p.stem
+)
+def test_json_objects_read_as_json_says(tmp_path, path):
+    expected = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(expected, dict) or not any(v not in (None, "") for v in expected.values()):
+        pytest.skip("no object with something in it")
+    settings_ = config(required=[], column_naming="none", extra_columns="keep")
+    records = ingest.open_records(path, path.name, settings_, tmp_path)
+    (row,) = records.frame.collect().to_dicts()
+    assert row["__malformed"] is row["__empty"] is False
+    wanted = {key.strip() or "column": value for key, value in expected.items()}
+    for key, value in wanted.items():  # numbers are kept as they were written
+        assert (row[key] if value is None or isinstance(value, str) else json.loads(row[key])) == value
 
 
 @ABSENT

@@ -68,6 +68,24 @@ def test_the_ledger_has_a_row_for_each_file_and_day(config: PipelineConfig) -> N
     assert Lake(config.lake_dir).current("landed_files", None) is not None
 
 
+def test_a_name_that_tells_no_format_is_ignored_and_named(config: PipelineConfig) -> None:
+    drop(config, "2024-03-02.csv", "2024-03-02")
+    drop(config, "2024-03-02.csv.bak", "2024-03-02")
+    looked = look(config)
+    assert looked.ledger["path"].to_list() == ["2024-03-02.csv"]
+    assert looked.listing.ignored == {"2024-03-02.csv.bak": "its name tells no format that can be read"}
+
+
+def test_a_file_that_could_not_be_opened_is_looked_at_again(config: PipelineConfig) -> None:
+    """Letting it be read changes neither its size nor its time."""
+    drop(config, "2024-03-02.csv", "2024-03-02")
+    ledger = look(config).ledger
+    unread = ledger.with_columns(content_hash=pl.lit(""), error=pl.lit("cannot be opened"), rows=pl.lit(0, pl.Int64))
+    Lake(config.lake_dir).write(LANDED_FILES, None, unread.lazy(), {})
+    assert look(config).ledger.equals(ledger)
+    assert look(config).read == ()
+
+
 @pytest.mark.parametrize(
     ("name", "home"),
     [

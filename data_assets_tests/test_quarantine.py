@@ -23,6 +23,7 @@ CONFIG = """
 start_date: 2024-03-01
 source: {{settle_seconds: 0{source}}}
 quality: {{max_quarantine_rate: 1{quality}}}
+schema_drift: {{missing_column: warn, type_change: warn}}
 {more}
 """
 HEADER = "user_id,session_start,session_end,event_type,value\n"
