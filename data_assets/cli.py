@@ -427,9 +427,9 @@ def accept(config_path: Path | None, files: tuple[str, ...], as_json: bool) -> N
     wanted = _named(files, [f.path for f in seen], config)
     if not wanted:
         raise UsageError("No file with readable columns lies there.", "Look at: data-assets status")
-    _, known = drift.judge(seen, drift.read_accepted(path), config)
-    chosen = [f for f in seen if f.path in wanted]
-    agreed = drift.accept(chosen, known if files else drift.read_accepted(path), config, seen)
+    changes, known = drift.judge(seen, drift.read_accepted(path), config)
+    chosen, unchanged = [f for f in seen if f.path in wanted], [f for f in seen if f.path not in changes]
+    agreed = drift.accept(chosen, known if files else drift.read_accepted(path), config, unchanged)
     drift.write_accepted(path, agreed)
     left = _schema_changes(landing.judge(ledger, config))
     if as_json:

@@ -465,27 +465,26 @@ def refusal(path: str, changes: Iterable[Change]) -> str:
 
 
 def accept(
-    files: Sequence[SeenFile], known: Schema | None, config: PipelineConfig, others: Iterable[SeenFile] = ()
+    files: Sequence[SeenFile], known: Schema | None, config: PipelineConfig, unchanged: Sequence[SeenFile] = ()
 ) -> Schema:
     """``known`` with all that the files have; none of them has a change against it.
 
-    A column that this adds holds from its first file's home day on, unless a later file, of ``others`` too, lacks it.
+    A column that this adds holds from its first file's home day on, unless a later file lacks it.
 
     Args:
         files: what is accepted; at least one.
         known: what was accepted before, or what was let pass without.
         config: the mapping and the policies.
-        others: files that stay as they are judged.
+        unchanged: files without a change as they are judged now, which they keep.
     """
     ordered = sorted(files, key=lambda f: (f.home_day, f.path))
     result = known or ordered[0].schema
     for file in ordered:
         result = merge(result, file.schema, config, file.home_day)
-    old = set(known.by_name) if known is not None else set()
     columns = []
     for merged in result.columns:
         column = replace(merged, rows=0)
-        for file in ordered if column.name in old else [*ordered, *others]:
+        for file in [*ordered, *unchanged]:
             column = _allowed(column, file, config.schema_drift)
         columns.append(column)
     return Schema(tuple(columns), result.event_types)

@@ -66,7 +66,15 @@ def _latin1(error: UnicodeError) -> tuple[str, int]:
     raise error
 
 
+def _broken(error: UnicodeError) -> tuple[str, int]:
+    """For what is no text: a byte that is no UTF-8 either, so that its line is refused and not mended."""
+    if isinstance(error, UnicodeDecodeError):
+        return "\udcff", error.end
+    raise error
+
+
 codecs.register_error("data_assets.latin1", _latin1)
+codecs.register_error("data_assets.broken", _broken)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Top:
         before: the lines above the header, blank ones included.
         fields: the header's fields; without a header, those of the first line. ``None`` when one line does not hold
             them all.
-        length: bytes of the lines above the header.
+        length: bytes of the lines above the header, without a byte order mark.
     """
 
     delimiter: str
@@ -327,10 +335,10 @@ def _fields(line: str, delimiter: str) -> tuple[str, ...] | None:
 
 
 def _look(path: Path, top: Top) -> Look:
-    return scan_bytes(path, top.delimiter, len(top.fields or ()) - 1, len(top.before), top.length)
+    return scan_bytes(path, top.delimiter, len(top.fields or ()) - 1, top.length)
 
 
-def scan_bytes(path: Path, delimiter: str, per_line: int, above: int = 0, skip: int = 0) -> Look:
+def scan_bytes(path: Path, delimiter: str, per_line: int, skip: int = 0) -> Look:
     """Look at every byte once.
 
     Evenness is seen by deleting everything but delimiters and line feeds: what remains must be one pattern repeated.
@@ -339,8 +347,7 @@ def scan_bytes(path: Path, delimiter: str, per_line: int, above: int = 0, skip: 
         path: the file.
         delimiter: the character between fields.
         per_line: how many of them each line should have.
-        above: lines above the header, which need not have them.
-        skip: their bytes, at most a block.
+        skip: bytes of the lines above the header, which need not have them; at most a block.
     """
     look = Look()
     mark = delimiter.encode() if ord(delimiter) <= _LAST_ASCII else b""
@@ -348,7 +355,7 @@ def scan_bytes(path: Path, delimiter: str, per_line: int, above: int = 0, skip: 
     unit = mark * per_line + b"\n"
     repeated = unit * (_BLOCK // len(unit) + 2)
     decoder = codecs.getincrementaldecoder("utf-8")()
-    feeds, bare, phase = above, 0, 0
+    feeds = bare = phase = 0
     last = b""
     for block in _blocks(path):
         look.quoted = look.quoted or b'"' in block
@@ -357,8 +364,9 @@ def scan_bytes(path: Path, delimiter: str, per_line: int, above: int = 0, skip: 
             bare += 1
         if b"\r" in block:
             bare += block.count(b"\r") - block.count(b"\r\n") - block.endswith(b"\r")
-        below = block[skip:] if skip else block
-        skip = 0
+        above = skip + len(codecs.BOM_UTF8) * block.startswith(codecs.BOM_UTF8) if skip else 0
+        feeds += block.count(b"\n", 0, above) if above else 0
+        below, skip = block[above:] if above else block, 0
         if look.even:
             rest = below.translate(None, drop)
             look.even = rest == repeated[phase : phase + len(rest)]
@@ -436,12 +444,13 @@ def transcode(path: Path, encoding: str, target: Path, relative: str) -> Path:
     Raises:
         SourceFileError: the configured encoding cannot be.
     """
-    errors = "data_assets.latin1" if encoding == "cp1252" else "replace" if encoding.startswith("utf-") else "strict"
+    kept = "data_assets.broken" if encoding.startswith("utf-") else "strict"
+    errors = "data_assets.latin1" if encoding == "cp1252" else kept
     try:
         with path.open(encoding=encoding, errors=errors, newline="") as source, target.open("wb") as out:
             first = True
             while text := source.read(_TRANSCODED):
-                out.write((text.removeprefix("\ufeff") if first else text).encode("utf-8", "backslashreplace"))
+                out.write((text.removeprefix("\ufeff") if first else text).encode("utf-8", "surrogateescape"))
                 first = False
     except UnicodeError as problem:
         raise SourceFileError(

@@ -2,8 +2,8 @@
 
 Here: the splitter. Physical lines are taken as they stand (LF, CRLF or CR), Python's strict ``csv`` reader says where a
 quoted record ends, and each physical line is accounted to exactly one record: the sum is compared with a count that the
-look at the bytes made (``delimited.py``). A quote that is never closed, or that would glue lines into a record of the
-wrong width, costs its own physical line and nothing else. Not here: what the values mean (``values.py``).
+look at the bytes made (``delimited.py``). A quote that is never closed, or that would glue sound records together, costs
+its own physical line and nothing else. Not here: what the values mean (``values.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
+import re
 import shutil
 from collections import deque
 from collections.abc import Sequence
@@ -223,22 +224,30 @@ class _Reader:
         return result
 
     def one(self, width: int | None) -> Record:
-        """The next record, with as many lines as its quotes need, if those make a record of the right width."""
+        """The next record, with as many lines as its quotes need; of the wrong width, it is malformed."""
         line = self.covered + 1
         used: list[str] = []
         try:
-            fields = next(self._parse(self._ahead(used)))
+            fields: list[str] | None = next(self._parse(self._ahead(used)))
         except csv.Error:
             fields = None
+        count = 1 if fields is None else len(used)
         if fields is not None and width is not None and len(fields) != width:
+            if any(self._is_sound(text, width) for text in used[1:]):
+                count = 1  # a quote that is never closed glued records together; else it is one, of the wrong width
             fields = None
         if any(_is_broken(part) for part in used):
             fields = None
-        count = len(used) if fields is not None else 1
         for _ in range(count):
             self._waiting.popleft()
         self.covered += count
         return Record(fields, line, _bare("".join(used[:count])), count)
+
+    def _is_sound(self, line: str, width: int) -> bool:
+        """Whether a line is a record by itself: of the right width, and every quote where quotes belong."""
+        mark = re.escape(self._delimiter)
+        field = f'(?:[^"{mark}]*+|"(?:[^"]|"")*+")'
+        return re.fullmatch(f"{field}(?:{mark}{field}){{{width - 1}}}", _bare(line)) is not None
 
     def _ahead(self, used: list[str]) -> Iterator[str]:
         """Waiting lines one by one, noting each that is handed out, as far as one may look."""

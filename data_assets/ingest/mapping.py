@@ -60,7 +60,7 @@ def wanted_columns(config: PipelineConfig) -> tuple[str, ...]:
         if isinstance(theirs, str):
             roots: Sequence[str] = (theirs,)
         elif isinstance(theirs, SqlExpression):
-            roots = _parse(name, lenient(theirs.sql)).meta.root_names()
+            roots = _parse(name, theirs.sql).meta.root_names()
         else:
             roots = ()
         found.update(dict.fromkeys(rename(r, config.source.column_naming) for r in roots))
@@ -160,7 +160,7 @@ def _casts(sql: str) -> Iterator[tuple[str, str]]:
 
 def _parse(name: str, sql: str) -> pl.Expr:
     try:
-        return pl.sql_expr(sql)
+        return pl.sql_expr(lenient(sql))
     except (pl.exceptions.PolarsError, PanicException) as problem:
         raise _refused(name, sql, str(problem), ()) from problem
 
@@ -169,7 +169,7 @@ def _from_sql(
     name: str, sql: str, records: Records, schema: Mapping[str, pl.DataType], config: PipelineConfig
 ) -> Source:
     """The expression over the file's columns; names may be spelled as in the file's header."""
-    expression = _parse(name, lenient(sql))
+    expression = _parse(name, sql)
     if "strict_cast" in str(expression):
         raise _refused(name, sql, "write CAST(x AS type) instead of x::type", records.columns)
     names: dict[str, pl.Expr] = {}
