@@ -20,15 +20,20 @@ from pathlib import Path
 DAY = "2024-03-01"
 CONFIG = {"start_date": "2024-01-01", "timezone": "UTC"}
 FORMAT = "%Y-%m-%d %H:%M:%S"
-DUCKDB_TYPED = """
-    COPY (SELECT TRY_CAST(user_id AS BIGINT) AS user_id, TRY_CAST(session_start AS TIMESTAMP) AS session_start,
-                 TRY_CAST(session_end AS TIMESTAMP) AS session_end, event_type, TRY_CAST(value AS DOUBLE) AS value
-          FROM read_csv('{source}', all_varchar = true, header = true))
-    TO '{target}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
+TYPED = {
+    "duckdb": """SELECT TRY_CAST(user_id AS BIGINT) AS u, TRY_CAST(session_start AS TIMESTAMP) AS s,
+        TRY_CAST(session_end AS TIMESTAMP) AS e, event_type AS t, TRY_CAST(value AS DOUBLE) AS v
+        FROM read_csv('{source}', all_varchar = true, header = true)""",
+    "chdb": """SELECT toInt64OrNull(user_id) AS u, parseDateTimeOrNull(session_start, '%Y-%m-%d %H:%i:%s') AS s,
+        parseDateTimeOrNull(session_end, '%Y-%m-%d %H:%i:%s') AS e, event_type AS t, toFloat64OrNull(value) AS v
+        FROM file('{source}', CSVWithNames, 'user_id String, session_start String, session_end String,
+        event_type String, value String')""",
+}
+VALID = "u IS NOT NULL AND s IS NOT NULL AND t != '' AND v IS NOT NULL"
 
 
-def make(path: Path, rows: int, *, quoted: int = 0) -> None:
-    """``rows`` events of one day, five columns; every ``quoted``-th event type stands in quotes (0: none)."""
+def make(path: Path, rows: int, quoted: int = 0, within: str = "") -> None:
+    """``rows`` events of one day, five columns; every ``quoted``-th event type in quotes, with ``within`` at its end."""
     import polars as pl
 
     with path.open("wb") as out:
@@ -41,7 +46,7 @@ def make(path: Path, rows: int, *, quoted: int = 0) -> None:
             if quoted:
                 kind = (
                     pl.when(pl.col("n") % quoted == 0)
-                    .then(pl.concat_str(pl.lit('"'), kind, pl.lit('"')))
+                    .then(pl.concat_str(pl.lit('"'), kind, pl.lit(f'{within}"')))
                     .otherwise(kind)
                 )
             frame = n.select(
@@ -68,27 +73,40 @@ def polars_typed(source: Path, folder: Path) -> int:
     return -1
 
 
-def duckdb_typed(source: Path, folder: Path) -> int:
-    """Bare DuckDB, likewise."""
+def duckdb_typed(source: Path, folder: Path, *conditions: str) -> int:
+    """Bare DuckDB, likewise; a scan and a file for each of ``conditions``."""
     import duckdb
 
     with duckdb.connect() as connection:
-        connection.execute(DUCKDB_TYPED.format(source=source, target=folder / "out.parquet"))
+        for number, where in enumerate(conditions or ("true",)):
+            connection.execute(
+                f"COPY (SELECT * FROM ({TYPED['duckdb'].format(source=source)}) WHERE {where}) "
+                f"TO '{folder}/{number}.parquet' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+            )
     return -1
 
 
-def chdb_typed(source: Path, folder: Path) -> int:
+def duckdb_split(source: Path, folder: Path) -> int:
+    """The valid rows and the others."""
+    return duckdb_typed(source, folder, VALID, f"NOT ({VALID})")
+
+
+def chdb_typed(source: Path, folder: Path, *conditions: str) -> int:
     """ClickHouse's engine in the process, likewise."""
     import chdb
 
-    chdb.query(
-        f"""SELECT toInt64OrNull(user_id), parseDateTimeOrNull(session_start, '%Y-%m-%d %H:%i:%s'),
-                   parseDateTimeOrNull(session_end, '%Y-%m-%d %H:%i:%s'), event_type, toFloat64OrNull(value)
-            FROM file('{source}', CSVWithNames, 'user_id String, session_start String, session_end String,
-                 event_type String, value String') INTO OUTFILE '{folder}/out.parquet' FORMAT Parquet
-            SETTINGS output_format_parquet_compression_method='zstd'"""
-    )
+    for number, where in enumerate(conditions or ("true",)):
+        chdb.query(
+            f"SELECT * FROM ({TYPED['chdb'].format(source=source)}) WHERE {where} "
+            f"INTO OUTFILE '{folder}/{number}.parquet' FORMAT Parquet "
+            "SETTINGS output_format_parquet_compression_method='zstd'"
+        )
     return -1
+
+
+def chdb_split(source: Path, folder: Path) -> int:
+    """The valid rows and the others."""
+    return chdb_typed(source, folder, VALID, f"NOT ({VALID})")
 
 
 def ours(source: Path, folder: Path) -> int:
@@ -108,12 +126,20 @@ def ours(source: Path, folder: Path) -> int:
 CASES = {
     "bare Polars, typed": (polars_typed, "plain"),
     "bare DuckDB, typed": (duckdb_typed, "plain"),
+    "bare DuckDB, typed and split": (duckdb_split, "plain"),
     "bare ClickHouse (chdb), typed": (chdb_typed, "plain"),
+    "bare ClickHouse (chdb), typed and split": (chdb_split, "plain"),
     "data_assets, fast lane": (ours, "plain"),
-    "data_assets, 1 line in 1,000 quoted": (ours, "some"),
-    "data_assets, every line quoted": (ours, "all"),
+    "data_assets, quotes in 1 line of 1,000": (ours, "some"),
+    "data_assets, quotes in every line": (ours, "all"),
+    "data_assets, a line end in every record": (ours, "long"),
 }
-FILES = {"plain": 0, "some": 1_000, "all": 1}
+FILES = {
+    "plain": (0, ""),
+    "some": (1_000, ""),
+    "all": (1, ""),
+    "long": (1, "\n"),
+}  # the last goes through the exact lane
 IMPORTS = ("polars", "pyarrow.parquet", "duckdb", "data_assets.ingest", "data_assets.config")
 
 
@@ -137,7 +163,7 @@ def main(rows: int, rounds: int, wanted: str) -> None:
     best: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in {kind for _, kind in cases.values()}:
-            make(Path(folder) / f"{name}.csv", rows, quoted=FILES[name])
+            make(Path(folder) / f"{name}.csv", rows, *FILES[name])
         for _ in range(rounds):
             for case, (_, kind) in cases.items():
                 command = [sys.executable, "-m", "benchmarks.ingest", "--child", case, f"{folder}/{kind}.csv"]

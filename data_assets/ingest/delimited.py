@@ -94,6 +94,11 @@ class Top:
     fields: tuple[str, ...] | None
     length: int
 
+    def records_above(self) -> list[str]:
+        """The lines above the header that are records; blank ones right before it belong to it."""
+        last = max((number for number, text in enumerate(self.before, 1) if text), default=0)
+        return list(self.before[:last])
+
 
 @dataclass
 class Look:
@@ -143,13 +148,13 @@ def open_csv(path: Path, relative: str, config: PipelineConfig, scratch: Path, n
     opened = _engine(_File(path, top, look, config), scratch)
     if opened is None:
         doubts = look.doubts() or "an unusual delimiter or header"
-        shape = exact.Shape(top.delimiter, look.lines, len(top.before))
+        shape = exact.Shape(top.delimiter, look.lines, len(top.records_above()))
         frame, columns, rows = exact.read_all(path, relative, config, scratch, shape)
         return Records(frame, columns, rows, name, encoding or "utf-8", "exact", doubts)
     lane = "mixed" if opened.apart else "fast"
     reason = f"{opened.apart:,} lines read apart: {look.doubts()}" if opened.apart else ""
     frame, record, empty = opened.frame, opened.record, opened.empty
-    above = [(n, text) for n, text in enumerate(top.before, 1) if text]
+    above = top.records_above()
     if above:
         frame, record, empty = _below(above, frame.with_columns(record.alias(RECORD), empty.alias(EMPTY)))
     rows = opened.rows + len(above)
@@ -287,11 +292,11 @@ def _all_blank(columns: Sequence[str]) -> pl.Expr:
     return pl.all_horizontal([pl.col(c) == "" for c in columns])
 
 
-def _below(above: list[tuple[int, str]], frame: pl.LazyFrame) -> tuple[pl.LazyFrame, pl.Expr, pl.Expr]:
-    """The records, and before them the lines that stand above the header, each of which is malformed."""
-    schema = frame.collect_schema()
-    lines = pl.DataFrame(above, schema={LINE: pl.Int64, RECORD: pl.String}, orient="row").lazy()
-    lines = lines.with_columns(pl.lit(value=True).alias(MALFORMED), pl.lit(value=False).alias(EMPTY))
+def _below(above: list[str], frame: pl.LazyFrame) -> tuple[pl.LazyFrame, pl.Expr, pl.Expr]:
+    """The records, and before them the lines that stand above the header, each of which is malformed or blank."""
+    schema, blank = frame.collect_schema(), pl.col(RECORD) == ""
+    lines = pl.LazyFrame({RECORD: above}, schema={RECORD: pl.String}).with_row_index(LINE, offset=1)
+    lines = lines.with_columns(pl.col(LINE).cast(pl.Int64), (~blank).alias(MALFORMED), blank.alias(EMPTY))
     missing = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in HELPERS]
     return pl.concat([lines.with_columns(missing).select(schema.names()), frame]), pl.col(RECORD), pl.col(EMPTY)
 

@@ -2,8 +2,8 @@
 
 Here: the splitter. Physical lines are taken as they stand (LF, CRLF or CR), Python's strict ``csv`` reader says where a
 quoted record ends, and each physical line is accounted to exactly one record: the sum is compared with a count that the
-look at the bytes made (``delimited.py``). A quote that is never closed, or that would glue sound records together, costs
-its own physical line and nothing else. Not here: what the values mean (``values.py``).
+look at the bytes made (``delimited.py``). A quote that is never closed, or that would glue sound records together,
+costs its own physical line and nothing else. Not here: what the values mean (``values.py``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shape:
 
     Attributes:
         lines: its physical lines.
-        above: how many of them stand above the header.
+        above: how many of them stand above the header and are no part of it.
     """
 
     delimiter: str
@@ -74,7 +74,7 @@ def read_all(
     """
     with _any_field_size(), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as source:
         reader = _Reader(source, shape.delimiter)
-        above = [r for r in (reader.line() for _ in range(shape.above)) if r.text]
+        above = [reader.line() for _ in range(shape.above)]
         first = reader.header()
         if first is None:
             return no_rows(), (), 0

@@ -162,7 +162,8 @@ def _parse(name: str, sql: str) -> pl.Expr:
     try:
         return pl.sql_expr(lenient(sql))
     except (pl.exceptions.PolarsError, PanicException) as problem:
-        raise _refused(name, sql, str(problem), ()) from problem
+        said = str(problem) if "TRY_CAST" in sql else str(problem).replace("TRY_CAST(", "CAST(")  # see lenient
+        raise _refused(name, sql, said, ()) from problem
 
 
 def _from_sql(
