@@ -56,6 +56,7 @@ class Summary:
     wall_seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    files_without_rows: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
 
 
@@ -102,7 +103,9 @@ def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *,
 
 def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], *, as_json: bool) -> Summary:
     """Make the ranges of days that ``due`` names."""
+    from data_assets import landing
     from data_assets.jobs import alive, end_dead_runs, range_tags
+    from data_assets.storage import Lake
 
     started, cpu = time.monotonic(), time.process_time()
     summary = Summary()
@@ -113,6 +116,7 @@ def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], 
             for start, end in ranges:
                 _run_range(config, instance, range_tags(start, end) | tag, summary, show)
     _add_totals(config, ranges, summary)
+    summary.files_without_rows = landing.files_without_rows(landing.read_ledger(Lake(config.lake_dir)))
     summary.wall_seconds = round(time.monotonic() - started, 1)
     summary.cpu_seconds = round(time.process_time() - cpu, 1)
     summary.peak_memory_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -128,7 +132,12 @@ def _in_words(summary: Summary) -> str:
         f"{summary.rows_in:,} rows in = {summary.valid:,} valid + {summary.quarantined:,} quarantined "
         f"+ {summary.duplicate:,} duplicates.",
     ]
-    return "\n".join(lines + _failures(summary.failed))
+    return "\n".join(lines + _without_rows(summary.files_without_rows) + _failures(summary.failed))
+
+
+def _without_rows(paths: Sequence[str]) -> list[str]:
+    shown = ", ".join(visible(path) for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    return [f"no rows in {len(paths):,} files: {shown}"] if paths else []
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
@@ -328,6 +337,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "days_missing": landing.missing_days(looked.ledger, last=today),
         "files_unusable": errors,
         "schema_changes": _schema_changes(looked.ledger),
+        "files_without_rows": landing.files_without_rows(looked.ledger),
         "files_ignored": dict(looked.listing.ignored),
         "files_settling": list(looked.listing.settling),
     }
@@ -350,6 +360,7 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
     lines += _failures(found["days_failed"])
     lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
     lines += _changes_in_words(found["schema_changes"], 10)
+    lines += _without_rows(found["files_without_rows"])
     lines += [f"ignored: {visible(path)}: {reason}" for path, reason in found["files_ignored"].items()]
     return "\n".join(lines)
 

@@ -396,6 +396,12 @@ def stale_days(ledger: pl.DataFrame, log: DayLog, *, first: dt.date, last: dt.da
     }
 
 
+def files_without_rows(ledger: pl.DataFrame) -> list[str]:
+    """Paths of files that can be read and hold no record."""
+    rows = ledger.filter(pl.col("error").is_null()).group_by("path").agg(pl.col("rows").sum())
+    return rows.filter(pl.col("rows") == 0)["path"].sort().to_list()
+
+
 def missing_days(ledger: pl.DataFrame, *, last: dt.date) -> list[str]:
     """Days without a single row between the first and the last day (at most ``last``) that rows landed for."""
     days = ledger.filter((pl.col("rows") > 0) & (pl.col("day") <= last))["day"].unique().sort()

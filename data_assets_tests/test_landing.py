@@ -213,6 +213,7 @@ def test_missing_days(config: PipelineConfig) -> None:
     drop(config, "a.csv", "2024-03-01", "2024-03-04")
     drop(config, "empty_2024-03-02.csv")
     assert landing.missing_days(look(config).ledger, last=LAST) == ["2024-03-02", "2024-03-03"]
+    assert landing.files_without_rows(look(config).ledger) == ["empty_2024-03-02.csv"]
 
 
 def test_a_look_at_many_unchanged_files_is_cheap(config: PipelineConfig) -> None:
