@@ -67,6 +67,7 @@ TYPES = {
     "fixed_list": (pa.list_(pa.int8(), 2), [1, 2]),
     "struct": (pa.struct({"a": pa.list_(pa.struct({"b": pa.decimal128(5, 2)}))}), {"a": [{"b": decimal.Decimal(1)}]}),
     "map": (pa.map_(pa.string(), pa.int64()), [("k", 1)]),
+    "map of numbers": (pa.map_(pa.int32(), pa.binary()), [(1, b"\xff")]),
     "binary_in_list": (pa.list_(pa.binary()), [b"\xff"]),
     "times": (pa.struct({"t": pa.time64("us"), "d": pa.duration("us")}), {"t": dt.time(1), "d": dt.timedelta(1)}),
     "large": (pa.large_string(), "x"),

@@ -109,9 +109,15 @@ def unreadable(relative: str, problem: BaseException) -> SourceFileError:
 
 
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal."""
-    if not _has(dtype, pl.Binary) and not _has(dtype, pl.Duration):
+    """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal.
+
+    A map becomes a list of its entries, as JSON has no keys but texts.
+    """
+    if not any(_has(dtype, odd) for odd in (pl.Binary, pl.Duration, pl.Map)):
         return column
+    if isinstance(dtype, pl.Map):
+        entry = pl.Struct({"key": dtype.key, "value": dtype.value})
+        return _plain(column.map.entries(), pl.List(entry))
     if isinstance(dtype, pl.Struct):
         fields = [_plain(column.struct.field(f.name), cast("pl.DataType", f.dtype)).alias(f.name) for f in dtype.fields]
         return pl.when(column.is_not_null()).then(pl.struct(fields))
@@ -142,4 +148,6 @@ def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> b
         return any(_has(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
     if isinstance(dtype, pl.List | pl.Array):
         return _has(cast("pl.DataType", dtype.inner), wanted)
+    if isinstance(dtype, pl.Map) and wanted is not pl.Map:
+        return any(_has(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
     return dtype == wanted
