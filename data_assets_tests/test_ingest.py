@@ -785,6 +785,12 @@ def test_a_first_look_comes_to_the_same_as_every_rule(tmp_path_factory, odd, sou
     assert_frame_equal(seen, judged.filter(pl.col("reasons").list.len() > 0).sort("source_line").select(seen.columns))
 
 
+def test_a_first_look_at_json_with_keys_that_nothing_reads(tmp_path):
+    lines = (f'{{"user_id":{n},"session_start":"2024-01-02","event_type":"buy","other":{n}}}' for n in range(10_000))
+    valid, refused = split(opened(tmp_path, "\n".join(lines), "a.jsonl"), "a.jsonl", tmp_path / "out", config())
+    assert (sum(f.height for f in valid.values()), refused) == (10_000, {})
+
+
 PIECE = st.sampled_from(['"', '""', ",", "\n", "\r\n", "\r", "a", "1", "é", "\0", " "])
 
 

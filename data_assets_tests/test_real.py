@@ -171,7 +171,8 @@ def theirs(made):
                 (SELECT count(*) FROM valid v WHERE v.date = given.date AND NOT is_double) AS valid,
                 count(*) FILTER (len(reasons) > 0) AS quarantined,
                 (SELECT count(*) FROM valid v WHERE v.date = given.date AND is_double) AS duplicate,
-                count(*) FILTER (home > date) AS late
+                count(*) FILTER (home > date) AS late, greatest(max(home - date), 0) AS late_max_days,
+                coalesce(sum(home - date) FILTER (home > date), 0) AS late_row_days
             FROM given GROUP BY date
         """)
         yield con

@@ -17,7 +17,7 @@ from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
-from data_assets.ingest.records import EMPTY, LINE, MALFORMED, RECORD, Records
+from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -127,7 +127,8 @@ def split_file(
     if days is not None:
         plain = plain.filter(pl.col("day").is_in(sorted(days)))
     rest = out_dir / "rest.parquet"
-    texts = [*records.columns, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
+    read = [name for name in records.frame.collect_schema() if name not in HELPERS]  # of JSON not every key is
+    texts = [*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
     others = quick.frame.filter(~pl.col(_CLEAN)).select(texts)
     _collected([_sink(plain, valid, days), others.sink_parquet(rest, compression="uncompressed", lazy=True)], relative)
     left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
