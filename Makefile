@@ -46,6 +46,13 @@ setup: .venv/.project ## make .venv with the pinned requirements and this projec
 	@$(BIN)/python -m pip install -qq --require-hashes --no-deps --no-build-isolation -r requirements-demo.txt
 	@touch $@
 
+# For the tests that look at the reports. Where none can be had they are skipped, and say so.
+.venv/.browser: .venv/.requirements
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT=15000 $(BIN)/playwright install --only-shell chromium || \
+	    echo "No Chromium could be fetched: the tests in a browser will be skipped." >&2
+	@touch $@
+
 demo: setup .venv/.flights ## a year of real flights, from one raw file to 365 reports
 	@$(BIN)/data-assets demo
 
@@ -65,7 +72,7 @@ lint: setup ## formatting and style
 types: setup ## mypy
 	$(BIN)/mypy
 
-pytest: setup .venv/.flights ## the tests, without the slow ones
+pytest: setup .venv/.flights .venv/.browser ## the tests, without the slow ones
 	$(BIN)/pytest
 
 format: setup ## write the formatting, and fix what ruff can fix

@@ -16,6 +16,7 @@ from dagster import (
     AssetCheckEvaluation,
     AssetCheckResult,
     AssetCheckSeverity,
+    AssetDep,
     AssetExecutionContext,
     AssetIn,
     AssetOut,
@@ -30,16 +31,17 @@ from dagster import (
     Output,
     RetryPolicy,
     TableRecord,
+    TimeWindowPartitionMapping,
     asset,
     multi_asset,
 )
 
-from data_assets import checks, landing, metrics, progress, report, staging
+from data_assets import checks, cleaning, landing, metrics, periods, progress, report, staging
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import column_lineage, column_schema
-from data_assets.partitions import daily_partitions, days_between
+from data_assets.partitions import daily_partitions, days_between, weekly_partitions
 from data_assets.storage import DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
 
 OWNERS = ["team:data"]
@@ -154,6 +156,7 @@ def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
         _summary_statistics(config, partitions),
         _daily_kpis(config, partitions),
         _daily_report(config, partitions),
+        _weekly_report(config),
     ]
 
 
@@ -277,7 +280,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
     )
     def ingest_days(context: AssetExecutionContext) -> Iterator[AssetCheckEvaluation | Output[Any]]:
         sweep_scratch(config.scratch_dir)
-        log, outcome, days = DayLog(config.lake_dir), _Outcome(), list(context.partition_keys)
+        outcome, days = _Outcome(), list(context.partition_keys)
         lake = Lake(config.lake_dir)
         ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
         with scratch_folder(config.scratch_dir) as scratch:
@@ -305,14 +308,22 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 if reason is not None:
                     too_many = any(f.name == checks.QUARANTINE_RATE and not f.passed for f in findings)
                     outcome.refused[day] = f"{reason}{_why_refused(day, found)}" if too_many else reason
-            for day in days:
-                for table in (t.name for t in made):
-                    found_checks = outcome.findings.get((table, day), ())
-                    log.record(table, day, found_checks, outcome.refused.get(day) if table == valid.name else None)
+            _record_ingest(config, [t.name for t in made], days, outcome)
             frames = {valid.name: outcome.frames, quarantined.name: refused_frames, repeated.name: repeated_frames}
             yield from _conclude(context, outcome, {t.name: frames[t.name] for t in made})
 
     return ingest_days
+
+
+def _record_ingest(config: PipelineConfig, tables_made: Sequence[str], days: Sequence[str], outcome: _Outcome) -> None:
+    """Note what became of the days; a refusal refuses them for raw_events, which comes first."""
+    log = DayLog(config.lake_dir)
+    for day in days:
+        for table in tables_made:
+            refused = outcome.refused.get(day) if table == tables_made[0] else None
+            log.record(table, day, outcome.findings.get((table, day), ()), refused)
+    if outcome.refused:  # what stands below may not run at all, and the page of all days is made there
+        periods.rebuild_index(config)
 
 
 def _judge_duplicates(table: Table, found: staging.StagedDay) -> tuple[Finding, ...]:
@@ -573,8 +584,7 @@ def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition)
             "summary_statistics": summary_statistics,
             "daily_kpis": daily_kpis,
         }
-        history = _history(config, list(context.partition_keys))
-        yield from _write_reports(context, config, inputs, history)
+        yield from _write_reports(context, config, inputs)
 
     return daily_report
 
@@ -587,10 +597,9 @@ def _history(config: PipelineConfig, days: Sequence[str]) -> pl.DataFrame:
     return warehouse.query_days(tables(config.source.types.user_id)["daily_kpis"], span)
 
 
-def _write_reports(
-    context: AssetExecutionContext, config: PipelineConfig, inputs: Mapping[str, Days], history: pl.DataFrame
-) -> Iterator[Any]:
+def _write_reports(context: AssetExecutionContext, config: PipelineConfig, inputs: Mapping[str, Days]) -> Iterator[Any]:
     log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
+    history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(lake)
     for day in context.partition_keys:
         progress.step("daily_report", day)
         try:
@@ -604,7 +613,7 @@ def _write_reports(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        built = report.build(_day_input(config, this, found, before, staging.noted_files(notes), log))
+        built = report.build(_day_input(config, this, found, before, notes, ledger))
         report.write(built, config.reports_dir / day)
         log.record("daily_report", day, ())
         log.finish(day, notes["fingerprint"])
@@ -614,12 +623,20 @@ def _write_reports(
             asset_key="daily_report",
             partition_key=day,
         )
+    periods.rebuild_index(config)
     yield from _conclude(context, outcome, {"result": outcome.frames})
 
 
 def _day_input(
-    config: PipelineConfig, day: dt.date, found: Days, before: pl.DataFrame, files: pl.DataFrame, log: DayLog
+    config: PipelineConfig,
+    day: dt.date,
+    found: Days,
+    before: pl.DataFrame,
+    notes: Mapping[str, str],
+    ledger: pl.DataFrame,
 ) -> report.DayInput:
+    log, impact = DayLog(config.lake_dir), cleaning.noted_impact(notes)
+    lanes = ledger.filter(pl.col("day") == day).select("path", "content_hash", "lane", "lane_reason")
     repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
         report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
@@ -638,19 +655,15 @@ def _day_input(
         summary_statistics=found["summary_statistics"].collect(),
         events=found["raw_events"],
         quarantine_reasons=count_reasons(found["quarantined_events"]),
-        files=files,
+        files=staging.noted_files(notes).join(lanes, on=["path", "content_hash"], how="left", maintain_order="left"),
+        without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(ledger, last=day)],
+        policies=impact.policies,
+        policy_rows=impact.rows,
         checks=judged,
         max_quarantine_rate=config.quality.max_quarantine_rate,
-        versions=report_versions(),
+        versions=periods.versions(),
         outlier_factor=config.outliers.factor,
     )
-
-
-def report_versions() -> dict[str, str]:
-    """Versions that a report's figures depend on."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("data_assets", "polars", "duckdb")}
 
 
 def _report_metadata(
@@ -661,8 +674,60 @@ def _report_metadata(
     return {
         "verdict": built.verdict,
         "summary": MetadataValue.text(built.sentence),
-        "path": MetadataValue.path(str(config.reports_dir / day / "report.html")),
-        "html_bytes": len(built.html.encode()),
-        "late_share": _late_share(figures),
+        "figures": MetadataValue.md(report.figures_markdown(built.summary)),
         "trend": MetadataValue.md(report.sparkline_markdown(valid)),
+        "durations": MetadataValue.md(_bins(built, "duration_histogram")),
+        "values": MetadataValue.md(_bins(built, "value_histogram")),
+        **_numbers(built),
+        "late_share": _late_share(figures),
+        "html_bytes": len(built.html.encode()),
+        "path": MetadataValue.path(str(config.reports_dir / day / "report.html")),
     }
+
+
+def _numbers(built: report.Report) -> dict[str, float]:
+    """The headline numbers, under their names."""
+    return {h["key"]: h["value"] for h in built.summary["headline"] if h["value"] is not None}
+
+
+def _bins(built: report.Report, name: str) -> str:
+    return report.histogram_markdown([b["count"] for b in built.summary[name]["bins"]])
+
+
+# The first week may begin before the first day.
+OF_THE_WEEK = TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
+
+
+def _weekly_report(config: PipelineConfig) -> AssetsDefinition:
+    options = {
+        "description": "For people: the trends, the weekday pattern and what changed in a week, Monday to Sunday.",
+        "group_name": "report",
+        "owners": OWNERS,
+        "kinds": {"jinja", "html"},
+        "partitions_def": weekly_partitions(config),
+        "backfill_policy": BACKFILLS,
+        "retry_policy": RETRIES,
+        "deps": [AssetDep("daily_report", partition_mapping=OF_THE_WEEK)],
+        "pool": WAREHOUSE_POOL,
+    }
+
+    @_asset(options)
+    def weekly_report(context: AssetExecutionContext) -> None:
+        for monday in context.partition_keys:
+            progress.step("weekly_report", monday)
+            first = dt.date.fromisoformat(monday)
+            built, folder = periods.write(config, first, first + dt.timedelta(days=6))
+            days = [d["figures"].get("valid") for d in built.summary["days"]]
+            metadata = {
+                "verdict": built.verdict,
+                "summary": MetadataValue.text(built.sentence),
+                "trend": MetadataValue.md(report.sparkline_markdown(days)),
+                **_numbers(built),
+                "out_of_line": len(built.summary["callouts"]),
+                "html_bytes": len(built.html.encode()),
+                "path": MetadataValue.path(str(folder / "report.html")),
+            }
+            context.add_asset_metadata(metadata, asset_key="weekly_report", partition_key=monday)
+        periods.rebuild_index(config)
+
+    return weekly_report

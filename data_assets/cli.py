@@ -11,6 +11,7 @@ import contextlib
 import datetime as dt
 import json
 import resource
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -103,7 +104,7 @@ def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *,
 
 def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], *, as_json: bool) -> Summary:
     """Make the ranges of days that ``due`` names."""
-    from data_assets import landing
+    from data_assets import landing, periods
     from data_assets.jobs import alive, end_dead_runs, range_tags
     from data_assets.storage import Lake
 
@@ -115,6 +116,8 @@ def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], 
             end_dead_runs(instance, config.data_dir)
             for start, end in ranges:
                 _run_range(config, instance, range_tags(start, end) | tag, summary, show)
+    if ranges:
+        periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
     summary.files_without_rows = landing.files_without_rows(landing.read_ledger(Lake(config.lake_dir)))
     summary.wall_seconds = round(time.monotonic() - started, 1)
@@ -521,21 +524,78 @@ def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not im
 
 
 @main.command()
-@click.argument("day", callback=as_day)
+@click.argument("day", callback=as_day, required=False)
+@click.option("--from", "first", callback=as_day, metavar="DAY", help="make the report of a period: its first day")
+@click.option("--to", "last", callback=as_day, metavar="DAY", help="its last day, included")
 @click.option("--open", "open_it", is_flag=True, help="open it in the browser")
+@click.option("--text", "as_text", is_flag=True, help="print it as plain text, for mail and terminals")
 @click.option("--json", "as_json", is_flag=True, help="print every figure of it as JSON")
 @click.pass_obj
-def report(config_path: Path | None, day: dt.date, open_it: bool, as_json: bool) -> None:
-    """Where the report of DAY is, and what it says first."""
+def report(
+    config_path: Path | None,
+    day: dt.date | None,
+    first: dt.date | None,
+    last: dt.date | None,
+    open_it: bool,
+    as_text: bool,
+    as_json: bool,
+) -> None:
+    """Where the report of DAY is, and what it says first; with --from and --to that of a period, which is made.
+
+    With neither: where the page of all reports is.
+    """
     config = load_config(config_path)
-    folder = config.reports_dir / day.isoformat()
-    if not (folder / "report.html").exists():
-        raise UsageError(f"There is no report of {day}.", f"Make it: data-assets run --from {day}")
+    if first is not None or last is not None:
+        folder = _period_report(config, day, first, last)
+    elif day is not None:
+        folder = config.reports_dir / day.isoformat()
+        if not (folder / "report.html").exists():
+            raise UsageError(f"There is no report of {day}.", f"Make it: data-assets run --from {day}")
+    else:
+        _all_reports(config, open_it=open_it)
+        return
+    page = folder / "report.html"
     text = (folder / "summary.json").read_text(encoding="utf-8")
-    summary = json.loads(text)
-    click.echo(text if as_json else f"{summary['verdict']}: {summary['sentence']}\n{folder / 'report.html'}")
+    if as_text:
+        click.echo((folder / "report.txt").read_text(encoding="utf-8"), nl=False)
+    elif as_json:
+        click.echo(text)
+    else:
+        summary = json.loads(text)
+        click.echo(f"{summary['verdict']}: {summary['sentence']}\n{page}")
     if open_it:
-        click.launch((folder / "report.html").resolve().as_uri())
+        click.launch(page.resolve().as_uri())
+
+
+def _period_report(config: PipelineConfig, day: dt.date | None, first: dt.date | None, last: dt.date | None) -> Path:
+    """Make the report of a period from the days that are made, and say where it is."""
+    from data_assets import periods
+    from data_assets.report import LONGEST
+
+    if day is not None or first is None or last is None:
+        raise UsageError(
+            "A report is of one day or of a period.",
+            "Say data-assets report DAY, or data-assets report --from DAY --to DAY",
+        )
+    if last < first:
+        raise UsageError(f"--to {last} is before --from {first}.", "Swap them.")
+    if (last - first).days >= LONGEST:
+        raise UsageError(f"{first} to {last} is longer than {LONGEST} days.", "Choose at most a year.")
+    built, folder = periods.write(config, first, last)
+    if len(built.summary["missing_days"]) == len(built.summary["days"]):
+        shutil.rmtree(folder)
+        raise UsageError(f"No day from {first} to {last} is made.", "Make them: data-assets run, or --from and --to")
+    periods.rebuild_index(config)
+    return folder
+
+
+def _all_reports(config: PipelineConfig, *, open_it: bool) -> None:
+    from data_assets import periods
+
+    index = periods.rebuild_index(config)
+    click.echo(index)
+    if open_it:
+        click.launch(index.resolve().as_uri())
 
 
 for _command in (init, plan, quarantine):

@@ -35,15 +35,15 @@ def build_definitions(config: PipelineConfig) -> Definitions:
     from data_assets.partitions import daily_partitions
 
     partitions = daily_partitions(config)
-    job = jobs.build_job()
+    job, weekly = jobs.build_job(), jobs.build_weekly_job()
     duckdb = DuckDBResource(database=str(config.warehouse_path))
     lake = LakeIOManager(base_dir=str(config.lake_dir), user_id=config.source.types.user_id)
     return Definitions(
         assets=assets.build_assets(config),
         asset_checks=checks.completeness_checks(config, TABLES_WITH_DAYS, partitions),
-        jobs=[job],
+        jobs=[job, weekly],
         executor=in_process_executor,  # also of the job behind Materialize and backfills: docs/decisions/0003
-        schedules=[jobs.build_schedule(config, job)],
+        schedules=[jobs.build_schedule(config, job), jobs.build_weekly_schedule(config, weekly)],
         sensors=[sensors.build_sensor(config, job)],
         resources={
             "lake": lake,

@@ -1,4 +1,4 @@
-"""The job that makes days, and the daily schedule.
+"""The jobs that make days and weeks, and their schedules.
 
 Here: what a run consists of and how it is executed. Not here: when files ask for one (``sensors.py``).
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import uuid
+from collections.abc import Iterator  # Dagster looks at a schedule's annotations
 from typing import TYPE_CHECKING
 
 from dagster import (
@@ -20,14 +21,16 @@ from dagster import (
     RunRequest,
     RunsFilter,
     ScheduleEvaluationContext,
+    SkipReason,
     define_asset_job,
     in_process_executor,
     schedule,
 )
 from filelock import FileLock, Timeout
 
+from data_assets import periods
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from dagster import DagsterInstance, ScheduleDefinition
@@ -40,6 +43,7 @@ RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
 ALIVE = "data_assets/alive"
 ALL_DAYS = "all_days"
+WEEKS, WEEKLY = "weeks", "weekly_report"
 UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -58,7 +62,7 @@ def build_job() -> UnresolvedAssetJobDefinition:
     """Files to reports: the whole graph for a day or a range of days."""
     return define_asset_job(
         ALL_DAYS,
-        selection=AssetSelection.all(),
+        selection=AssetSelection.all() - AssetSelection.assets(WEEKLY),
         executor_def=in_process_executor,
         description="Everything from the raw files to the reports, for a day or a range of days.",
     )
@@ -84,6 +88,42 @@ def build_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinition) ->
         return RunRequest(run_key=day, tags=range_tags(day, day))
 
     return yesterday
+
+
+def build_weekly_job() -> UnresolvedAssetJobDefinition:
+    """The reports of weeks. A job of its own: a run has partitions of one kind, and days must not wait for weeks."""
+    return define_asset_job(
+        WEEKS,
+        selection=AssetSelection.assets(WEEKLY),
+        executor_def=in_process_executor,
+        description="The reports of a week or a range of weeks, from the days' stored tables.",
+    )
+
+
+def build_weekly_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
+    """Half an hour after ``schedule.hour:schedule.minute``, the finished weeks whose days are newer than their report.
+
+    Every day, not on Mondays alone: late files change weeks that are long over.
+    """
+    minutes = (config.schedule.hour * 60 + config.schedule.minute + 30) % (24 * 60)
+
+    @schedule(
+        name="finished_weeks",
+        job=job,
+        cron_schedule=f"{minutes % 60} {minutes // 60} * * *",
+        execution_timezone=config.timezone,
+        default_status=DefaultScheduleStatus.RUNNING,
+        description="Makes the reports of finished weeks in which a day was made since.",
+    )
+    def finished_weeks(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+        now = context.scheduled_execution_time.astimezone(config.zone)
+        due = periods.due_weeks(config, now.date())
+        if not due:
+            yield SkipReason("Every finished week has a report that is newer than its days'.")
+        for first, last in periods.ranges_of_weeks(due):
+            yield RunRequest(run_key=f"{now.date()}:{first}..{last}", tags=range_tags(first, last))
+
+    return finished_weeks
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""The daily partitions, and days as ranges.
+"""The daily and weekly partitions, and days as ranges.
 
-Here: the one partitions definition, and the arithmetic of days. Not here: which days hold data (``landing.py``).
+Here: the partitions definitions, and the arithmetic of days. Not here: which days hold data (``landing.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dagster import DailyPartitionsDefinition
+    from dagster import DailyPartitionsDefinition, WeeklyPartitionsDefinition
 
     from data_assets.config import PipelineConfig
 
@@ -21,6 +21,14 @@ def daily_partitions(config: PipelineConfig) -> DailyPartitionsDefinition:
     from dagster import DailyPartitionsDefinition
 
     return DailyPartitionsDefinition(start_date=config.start_date.isoformat(), timezone=config.timezone, end_offset=1)
+
+
+def weekly_partitions(config: PipelineConfig) -> WeeklyPartitionsDefinition:
+    """One partition a week, named by its Monday, from the week of ``start_date`` to the last one that is over."""
+    from dagster import WeeklyPartitionsDefinition
+
+    monday = config.start_date - dt.timedelta(days=config.start_date.weekday())
+    return WeeklyPartitionsDefinition(start_date=monday.isoformat(), timezone=config.timezone, day_offset=1)
 
 
 def contiguous_ranges(days: Iterable[str]) -> list[tuple[str, str]]:

@@ -15,8 +15,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Each room may import those before it, and itself.
 ORDER = (
     "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
-    "landing", "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "quarantine", "demo",
-    "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
+    "landing", "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "periods",
+    "quarantine", "demo", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -35,6 +35,7 @@ PURE = (
     "cleaning",
     "staging",
     "report",
+    "periods",
     "quarantine",
     "demo",
 )

@@ -13,6 +13,7 @@ import gzip
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -21,13 +22,15 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter
+from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter, build_schedule_context
 
 from data_assets import checks, ingest, staging
 from data_assets.cli import main
 from data_assets.config import COLUMNS, load_config
 from data_assets.contracts import REASONS
 from data_assets.definitions import TABLES_WITH_DAYS, build_definitions
+from data_assets.jobs import RANGE_END, RANGE_START, range_tags
+from data_assets.report import text
 from data_assets.storage import REFUSED, scratch_folder
 from data_assets_tests import oracle
 
@@ -428,14 +431,14 @@ def test_a_key_keeps_the_first_row_over_all_files_of_the_day(again, cli, monkeyp
 def test_every_asset_says_what_it_is(made):
     graph = build_definitions(made.config).resolve_asset_graph()
     names = {key.to_user_string() for key in graph.get_all_asset_keys()}
-    assert names == {*TABLES_WITH_DAYS, "quarantined_events", "duplicate_events", "landed_files"}
+    assert names == {*TABLES_WITH_DAYS, "quarantined_events", "duplicate_events", "landed_files", "weekly_report"}
     for name in names:
         node = graph.get(AssetKey(name))
         assert len(node.description) > 20
         assert node.owners
         assert node.kinds
         assert node.group_name in {"ingest", "metrics", "report"}
-        if name == "daily_report":
+        if name in ("daily_report", "weekly_report"):
             continue
         columns = {c.name: c for c in node.metadata["dagster/column_schema"].columns}
         declared = made.tables[name].columns
@@ -456,34 +459,172 @@ def test_every_check_says_what_it_promises(made):
         assert spec.blocking == (key.name != "every_day_done" and key.asset_key != AssetKey("landed_files"))
 
 
-def test_figures_in_the_metadata_are_numbers(made):
-    def metadata(name, day):
-        found = made.instance.fetch_materializations(
-            AssetRecordsFilter(AssetKey(name), asset_partitions=[day]), limit=1
-        )
-        return {k: v.value for k, v in found.records[0].asset_materialization.metadata.items()}
+def metadata(project, name, day):
+    """What the UI shows of the latest materialisation of an asset's day."""
+    wanted = AssetRecordsFilter(AssetKey(name), asset_partitions=[day])
+    found = project.instance.fetch_materializations(wanted, limit=1)
+    return {k: v.value for k, v in found.records[0].asset_materialization.metadata.items()}
 
-    raw = metadata("raw_events", "2024-03-03")
+
+def test_figures_in_the_metadata_are_numbers(made):
+    raw = metadata(made, "raw_events", "2024-03-03")
     assert {k: raw[k] for k in ("rows_in", "valid", "quarantined", "duplicate", "late", "files")} == {
         "rows_in": 24, "valid": 9, "quarantined": 14, "duplicate": 1, "late": 0, "files": 1,
     }  # fmt: skip
     assert raw["quarantine_rate"] == pytest.approx(14 / 24)
     assert raw["dagster/partition_row_count"] == 9
-    kpis = metadata("daily_kpis", "2024-03-01")
+    kpis = metadata(made, "daily_kpis", "2024-03-01")
     assert kpis["median_duration"] == 900.0
-    assert kpis["late_share"] == metadata("daily_report", "2024-03-01")["late_share"] == pytest.approx(1 / 11)
-    assert metadata("daily_kpis", "2024-03-08")["late_share"] == 0.0
-    assert metadata("duplicate_events", "2024-03-03")["dagster/partition_row_count"] == 1
-    assert metadata("session_metrics", "2024-03-01")["anomalies"] == 2
-    assert metadata("outliers", "2024-03-01")["iqr_upper"] == 13.75
+    assert kpis["late_share"] == metadata(made, "daily_report", "2024-03-01")["late_share"] == pytest.approx(1 / 11)
+    assert metadata(made, "daily_kpis", "2024-03-08")["late_share"] == 0.0
+    assert metadata(made, "duplicate_events", "2024-03-03")["dagster/partition_row_count"] == 1
+    assert metadata(made, "session_metrics", "2024-03-01")["anomalies"] == 2
+    assert metadata(made, "outliers", "2024-03-01")["iqr_upper"] == 13.75
     for name in ("raw_events", "session_metrics", "outliers", "event_distribution", "summary_statistics", "daily_kpis"):
         plain = {
             k: v
-            for k, v in metadata(name, "2024-03-01").items()
+            for k, v in metadata(made, name, "2024-03-01").items()
             if k not in ("path", "top", "events_by_hour", "dagster/table_name")
         }
         assert plain
         assert all(isinstance(v, int | float) for v in plain.values()), (name, plain)
+
+
+def test_every_figure_agrees_everywhere(made):
+    """Card, table, text, CSV, summary.json, DuckDB, and the metadata that the UI shows, of every day."""
+    columns = {"events": 1, "users": 5, "median_duration": 6, "value": 7, "outliers": 8, "quarantine_rate": 4}
+    for day in DAYS:
+        folder = made.config.reports_dir / day
+        html = (folder / "report.html").read_text(encoding="utf-8")
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        (stored,) = made.table("daily_kpis", [day]).drop("date").to_dicts()
+        rate = stored["quarantined"] / stored["rows_in"] if stored["rows_in"] else None
+        stored = {name: value for name, value in stored.items() if value is not None}
+        assert {n: v for n, v in summary["kpis"].items() if v is not None} == stored
+
+        headline = {h["key"]: h["value"] for h in summary["headline"]}
+        assert headline == {name: stored.get(name) if name != "quarantine_rate" else rate for name in columns}
+        shown = {h["key"]: text.figure(h["value"], h["kind"]) for h in summary["headline"]}
+        assert dict(re.findall(r'data-figure="(\w+)">([^<]*)<', html)) == shown
+        cells = re.findall(r'class="n">([^<]*)<', re.search(r'<tr class="now">(.*?)</tr>', html)[1])
+        assert {name: cells[place] for name, place in columns.items()} == shown
+        plain = (folder / "report.txt").read_text(encoding="utf-8")
+        assert all(value in plain for value in shown.values())
+
+        with (folder / "session_metrics.csv").open(encoding="utf-8", newline="") as source:
+            users = list(csv.DictReader(source))
+        assert len(users) == stored["users"]
+        assert sum(int(u["anomaly_count"]) for u in users) == stored["anomalies"]
+        assert len((folder / "outliers.csv").read_text(encoding="utf-8").splitlines()) - 1 == stored["outliers"]
+        with (folder / "event_distribution.csv").open(encoding="utf-8", newline="") as source:
+            kinds = {k["event_type"].removeprefix("'"): int(k["count"]) for k in csv.DictReader(source)}
+        assert sum(kinds.values()) == stored["events"] == summary["event_mix"]["events"]
+        assert made.table("event_distribution", [day])["count"].to_list() == list(kinds.values())
+
+        told = metadata(made, "daily_report", day)
+        assert {n: told[n] for n in columns if n in told} == {n: v for n, v in headline.items() if v is not None}
+        assert all(f"| {value}" in told["figures"] for value in shown.values())
+        kpis = metadata(made, "daily_kpis", day)
+        assert {n: kpis[n] for n in stored} == stored
+        raw = metadata(made, "raw_events", day)
+        assert {n: raw[n] for n in ("rows_in", "valid", "quarantined")} == {
+            n: stored[n] for n in ("rows_in", "valid", "quarantined")
+        }
+
+
+def test_metadata_in_markdown_is_short_enough_to_be_shown_in_line(made):
+    for name in (*TABLES_WITH_DAYS, "quarantined_events"):
+        for day in DAYS:
+            pictures = {k: v for k, v in metadata(made, name, day).items() if isinstance(v, str) and k != "path"}
+            assert all(len(v) < 1_000 for v in pictures.values()), (name, day)
+    assert set(metadata(made, "daily_report", DAYS[0])) >= {"figures", "trend", "durations", "values", "path"}
+
+
+def test_the_report_states_what_was_found_about_the_day(made):
+    def said(day):
+        return json.loads((made.config.reports_dir / day / "summary.json").read_text(encoding="utf-8"))
+
+    ledger = made.ledger()
+    for day in DAYS:
+        summary = said(day)
+        of_day = ledger.filter(pl.col("day") == dt.date.fromisoformat(day))
+        assert {(f["path"], f["lane"], f["lane_reason"]) for f in summary["files"]} == set(
+            of_day.select("path", "lane", "lane_reason").iter_rows()
+        )
+        (kpis,) = made.table("daily_kpis", [day]).to_dicts()
+        assert sum(f["late"] for f in summary["files"]) == kpis["late"]
+        drift = next((c["observed"] for c in summary["checks"] if c["name"] == "schema_drift"), None)
+        assert drift is not None
+        assert summary["schema"] == drift
+    assert said("2024-03-09")["without_rows"] == ["2024-03-02", "2024-03-08"]
+    assert "2024-03-08" not in said("2024-03-07")["without_rows"]
+
+
+def test_the_report_states_what_cleaning_did(again):
+    settings_file = again.root / "pipeline.yaml"
+    settings_file.write_text(settings_file.read_text(encoding="utf-8") + "cleaning: {missing_value: {constant: 0}}\n")
+    again.__post_init__()
+    assert again.run(DAYS[0]).success
+    folder = again.config.reports_dir / DAYS[0]
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    filled = metadata(again, "raw_events", DAYS[0])["filled_values"]
+    assert filled > 0
+    assert summary["policies"] == {"missing_value": "constant 0"}
+    assert summary["policy_rows"]["filled_values"] == filled
+    words = f"missing_value constant 0: {filled} filled values"
+    assert words in (folder / "report.html").read_text(encoding="utf-8")
+    assert words in (folder / "report.txt").read_text(encoding="utf-8").replace("\n    ", " ")
+
+
+def test_weeks_are_made_apart_from_days(again):
+    """Among them the week in which the first day lies; the days' job knows nothing of weeks."""
+    definitions = build_definitions(again.config)
+    assert "weekly_report" not in {
+        k.to_user_string() for k in definitions.resolve_job_def("all_days").asset_layer.executable_asset_keys
+    }
+    run = definitions.resolve_job_def("weeks").execute_in_process(
+        instance=again.instance, tags=range_tags("2024-02-26", "2024-03-04"), raise_on_error=False
+    )
+    assert run.success
+    assert again.materialized("weekly_report") == ["2024-02-26", "2024-03-04"]
+    folder = again.config.reports_dir / "periods" / "2024-02-26_2024-03-03"
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    stored = again.table("daily_kpis", DAYS[:3])
+    assert summary["missing_days"] == [f"2024-02-2{n}" for n in range(6, 10)]
+    assert summary["totals"]["rows_in"] == stored["rows_in"].sum()
+    told = metadata(again, "weekly_report", "2024-02-26")
+    assert told["events"] == stored["events"].sum()
+    assert told["verdict"] == summary["verdict"]
+    for name in ("events", "users", "value"):
+        assert told[name] == next(h["value"] for h in summary["headline"] if h["key"] == name)
+    index = (again.config.reports_dir / "index.html").read_text(encoding="utf-8")
+    assert "periods/2024-02-26_2024-03-03/report.html" in index
+    assert all(f'"{day}/report.html"' in index for day in DAYS)
+
+
+def test_the_schedule_asks_for_finished_weeks_once(again):
+    definitions = build_definitions(again.config)
+    schedule = definitions.resolve_schedule_def("finished_weeks")
+
+    def asked(when):
+        context = build_schedule_context(again.instance, dt.datetime.fromisoformat(when))
+        told = schedule.evaluate_tick(context)
+        return [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in told.run_requests or ()]
+
+    assert asked("2024-03-10T01:30:00+00:00") == [("2024-02-26", "2024-02-26")]
+    assert asked("2024-03-11T01:30:00+00:00") == [("2024-02-26", "2024-03-04")]
+    weeks = definitions.resolve_job_def("weeks")
+    assert weeks.execute_in_process(instance=again.instance, tags=range_tags("2024-02-26", "2024-03-04")).success
+    assert asked("2024-03-12T01:30:00+00:00") == []
+    assert again.run("2024-03-05").success
+    assert asked("2024-03-12T01:30:00+00:00") == [("2024-03-04", "2024-03-04")]
+
+
+def test_a_refused_day_is_marked_on_the_page_of_all_days(again):
+    (again.raw / "more_2024-03-06.csv").write_text("who,when\n1,2024-03-06 10:00:00\n")
+    assert not again.run("2024-03-06").success
+    index = (again.config.reports_dir / "index.html").read_text(encoding="utf-8")
+    assert '<a class="r" href="2024-03-06/report.html">' in index
 
 
 def test_every_check_is_recorded_for_every_day(made):
@@ -530,6 +671,13 @@ def test_cli_status_query_and_report_of_what_was_made(cli):
     )
     assert as_csv.stdout.splitlines() == ["source_line,reasons", '16,"[""malformed_record""]"']
 
+    week = ("report", "--from", "2024-03-01", "--to", "2024-03-07")
+    assert cli(*week).stdout.rstrip().endswith("periods/2024-03-01_2024-03-07/report.html")
+    assert json.loads(cli(*week, "--json").stdout)["totals"]["rows_in"] > 0
+    assert cli(*week, "--text").stdout.splitlines()[1] == "1 March to 7 March 2024 (UTC)"
+    assert "Friday, 1 March 2024" in cli("report", "2024-03-01", "--text").stdout
+    assert cli("report").stdout.rstrip().endswith("reports/index.html")
+
     report = cli("report", "2024-03-01")
     assert report.exit_code == 0
     assert report.stdout.rstrip().endswith("2024-03-01/report.html")
@@ -573,6 +721,10 @@ def test_cli_waits_for_a_file_that_landed_a_moment_ago(again, cli, monkeypatch):
         (["query", "SELEC 1"], "error: "),
         (["query", "DELETE FROM warehouse.daily_kpis"], "read-only"),
         (["report", "2024-03-31"], "There is no report of 2024-03-31"),
+        (["report", "--from", "2024-03-01"], "of one day or of a period"),
+        (["report", "--from", "2024-03-05", "--to", "2024-03-04"], "Swap them"),
+        (["report", "--from", "2023-03-05", "--to", "2024-03-05"], "longer than 366 days"),
+        (["report", "--from", "2024-04-01", "--to", "2024-04-02"], "No day from 2024-04-01 to 2024-04-02 is made"),
         (["--config", "nowhere.yaml", "status"], "nowhere.yaml"),
         (["frobnicate"], "No such command"),
     ],

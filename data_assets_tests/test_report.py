@@ -142,7 +142,8 @@ def metrics_of(events: pl.DataFrame) -> pl.DataFrame:
 
 
 FILES = {"path": pl.String, "rows": pl.Int64, "valid": pl.Int64, "quarantined": pl.Int64, "duplicate": pl.Int64,
-         "late": pl.Boolean, "content_hash": pl.String}  # fmt: skip
+         "late": pl.Int64, "late_days": pl.Int64, "content_hash": pl.String, "lane": pl.String,
+         "lane_reason": pl.String}  # fmt: skip
 REASONS = {"reason": pl.String, "rows": pl.Int64}
 
 
@@ -176,8 +177,19 @@ def day_of(
     )
     late = 1_000 * rows // 6_000
     files = [
-        ("2025/11/19.csv.gz", kpis["rows_in"] - late, rows - late, quarantined, duplicate, False, "9f1c" * 8),
-        ("2025/11/20.csv.gz", late, late, 0, 0, True, "04ab" * 8),
+        (
+            "2025/11/19.csv.gz",
+            kpis["rows_in"] - late,
+            rows - late,
+            quarantined,
+            duplicate,
+            0,
+            0,
+            "9f1c" * 8,
+            "fast",
+            "",
+        ),
+        ("2025/11/20.csv.gz", late, late, 0, 0, late, 1, "04ab" * 8, "exact", "quotes inside fields"),
     ]
     return DayInput(
         day=DAY, timezone="UTC", kpis=kpis, history=scaled, trend_days=trend_days,
@@ -187,7 +199,8 @@ def day_of(
             {"reason": ["missing_user_id", "unreadable_value", "malformed_record"], "rows": [quarantined - 40, 30, 10]},
             schema=REASONS,
         ),
-        files=pl.DataFrame(files, schema=FILES, orient="row"),
+        files=pl.DataFrame(files, schema=FILES, orient="row"), without_rows=[date(2025, 11, 10)],
+        policies={"bounds": "clip"}, policy_rows={"clipped_values": 3},
         checks=[
             CheckResult("raw_events", "rows_are_conserved", True, "ERROR", f"{kpis['rows_in']} of {kpis['rows_in']}"),
             CheckResult("raw_events", "quarantine_rate", False, "ERROR", "3.27% of rows quarantined, limit 2%"),
@@ -213,10 +226,12 @@ def calm_day() -> DayInput:
         k: int(v) for k, v in kpis.items() if k not in ("late_mean_days", "value", "avg_duration", "median_duration")
     }
     whole["rows_in"] = whole["valid"] + whole["quarantined"] + whole["duplicate"]
-    files = [("a.csv", *(whole[k] for k in ("rows_in", "valid", "quarantined", "duplicate")), False, "00" * 16)]
+    files = [
+        ("a.csv", *(whole[k] for k in ("rows_in", "valid", "quarantined", "duplicate")), 0, 0, "00" * 16, "fast", "")
+    ]
     passed = [replace(c, passed=True) for c in day.checks]
     return replace(
-        day, kpis=kpis | whole, checks=passed, files=pl.DataFrame(files, schema=FILES, orient="row")
+        day, kpis=kpis | whole, without_rows=[], checks=passed, files=pl.DataFrame(files, schema=FILES, orient="row")
     )  # fmt: skip
 
 
@@ -231,7 +246,8 @@ def bare_day(events: pl.DataFrame | None = None, kpis: dict | None = None, **cha
         session_metrics=TABLES["session_metrics"].empty().lazy(), outliers=TABLES["outliers"].empty().lazy(),
         event_distribution=contracts.EVENT_DISTRIBUTION.empty(),
         summary_statistics=contracts.SUMMARY_STATISTICS.empty(),
-        events=raw.lazy(), quarantine_reasons=pl.DataFrame(schema=REASONS), files=pl.DataFrame(schema=FILES), checks=[],
+        events=raw.lazy(), quarantine_reasons=pl.DataFrame(schema=REASONS), files=pl.DataFrame(schema=FILES),
+        without_rows=[], policies={}, policy_rows={}, checks=[],
         max_quarantine_rate=0.02, versions={}, outlier_factor=1.5,
     )  # fmt: skip
     return replace(day, **changes)
@@ -254,6 +270,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        if tag == "li" and self.open[-1] == "li":  # HTML may leave its end out
+            self.open.pop()
         if tag not in VOID:
             self.open.append(tag)
 
@@ -261,6 +279,8 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
+        if tag == "ol" and self.open[-1] == "li":
+            self.open.pop()
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
@@ -341,7 +361,14 @@ def test_same_day_same_bytes(day, tmp_path):
     for name in ("a", "b"):
         write(build(day_of()), tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "a").iterdir())
-    assert files == ["event_distribution.csv", "outliers.csv", "report.html", "session_metrics.csv", "summary.json"]
+    assert files == [
+        "event_distribution.csv",
+        "outliers.csv",
+        "report.html",
+        "report.txt",
+        "session_metrics.csv",
+        "summary.json",
+    ]
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
@@ -402,6 +429,7 @@ def with_text(day: DayInput, change) -> DayInput:
         checks=[
             replace(c, asset=change(c.asset), name=change(c.name), observed=change(c.observed)) for c in day.checks
         ],
+        policies={change(k): change(v) for k, v in day.policies.items()},
         versions={change(k): change(v) for k, v in day.versions.items()},
     )
 
@@ -487,7 +515,7 @@ def test_a_number_that_vanished_is_unusual():
     [
         {"checks": [CheckResult("a", "b", False, "ERROR", "")]},
         {"max_quarantine_rate": 0.001},
-        {"files": pl.DataFrame([("a", 5, 1, 1, 1, False, "")], schema=FILES, orient="row")},
+        {"files": pl.DataFrame([("a", 5, 1, 1, 1, 0, 0, "", None, None)], schema=FILES, orient="row")},
     ],
 )
 def test_what_needs_attention(change):
@@ -535,6 +563,16 @@ def test_missing_days_are_gaps(day):
     assert "3 earlier days without figures Mon 10 Nov, Sat 15 Nov, Sun 16 Nov" in words
     crosses = [t for e, t in Page(report.html).text if e == "text" and t == "×"]
     assert len(crosses) == 3 * 6
+
+
+def test_days_for_which_nothing_landed_are_worth_knowing():
+    """Unless they are missing already, too long ago, or the day itself, of which the first finding tells."""
+    day = replace(calm_day(), without_rows=[DAY - timedelta(days=n) for n in (0, 3, 99)])
+    report = build(day)
+    assert report.verdict == "All clear"
+    assert [f["title"] for f in report.summary["findings"]] == ["1 earlier day without rows"]
+    assert report.summary["findings"][0]["detail"] == "Sun 16 Nov: nothing landed"
+    assert [f["title"] for f in build(day_of()).summary["findings"] if "without rows" in f["title"]] == []
 
 
 def test_days_before_the_first_are_not_missing():
@@ -672,7 +710,7 @@ def test_degenerate_days_render(name, tmp_path):
     report = build(DEGENERATE[name])
     page = Page(report.html)
     assert not page.open
-    words = re.sub(r"Missing days none|: none on this day|none; median", "", page.words)
+    words = re.sub(r": none on this day|none; median", "", page.words)
     assert not re.search(r"\b(nan|none|inf|null|undefined)\b", words, re.IGNORECASE)
     assert not re.search(r'="[^"]*\b(nan|inf|None)\b', report.html)
     assert len(page.cards) == 6

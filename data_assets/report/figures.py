@@ -62,8 +62,11 @@ DEFINITIONS: Mapping[str, str] = {
     "Usual range": "Median ± 3 · 1.4826 · MAD of the earlier days in the trend; it takes at least five of them.",
     "Unusual": "Outside the usual range, or absent although the earlier days have it.",
     "Cramér’s V": "√(χ² / (n · degrees of freedom)) against equal shares: 0 all types equally frequent, 1 only one.",
-    "Late rows": "Rows that came in a file whose home day is later than theirs.",
+    "Late rows": "Rows that came in a file whose home day is later than theirs; how late is the days between the two.",
     "Missing day": "A day after the first known one in the trend without daily_kpis; left out, never counted as zero.",
+    "Day without rows": "A day between the first and this one for which no file holds a row.",
+    "Cleaning": "What the configuration changes in valid rows, and how many of them each policy touched.",
+    "Read by": "fast: the engine alone. exact: record by record, because the file needs it. mixed: both.",
 }
 
 
@@ -91,6 +94,7 @@ def summarise(day: DayInput) -> Figures:
         findings=findings,
         trend=trend,
         missing_days=missing,
+        without_rows=sorted(day.without_rows),
         duration_histogram=duration_histogram(day.events, _number(kpis.get("median_duration"))),
         value_histogram=value_histogram(
             day.events, median=_statistic(day.summary_statistics, "value", "p50"), lower=lower, upper=upper
@@ -105,6 +109,9 @@ def summarise(day: DayInput) -> Figures:
         conservation=conservation,
         max_quarantine_rate=day.max_quarantine_rate,
         quarantine_reasons=_rows(day.quarantine_reasons.sort(["rows", "reason"], descending=[True, False])),
+        schema=next((c.observed for c in day.checks if c.name == "schema_drift"), None),
+        policies=dict(sorted(day.policies.items())),
+        policy_rows=dict(sorted(day.policy_rows.items())),
         checks=sorted(day.checks, key=_check_order),
         files=_rows(day.files.sort("path")),
         versions=dict(sorted(day.versions.items())),
@@ -128,7 +135,8 @@ def _check_order(check: CheckResult) -> tuple[int, str, str]:
 # ---- The days before ---------------------------------------------------------------------------------------------
 
 
-def _with_rate(row: Mapping[str, object]) -> dict[str, Number | None]:
+def with_rate(row: Mapping[str, object]) -> dict[str, Number | None]:
+    """The trend's figures of a row of daily_kpis, and its quarantine rate."""
     known = {name: text.finite(row.get(name)) for name in TREND_FIGURES}
     rows_in, quarantined = known["rows_in"], known["quarantined"]
     known["quarantine_rate"] = quarantined / rows_in if rows_in and quarantined is not None else None
@@ -141,10 +149,10 @@ def _trend(day: DayInput, kpis: Mapping[str, Number | None]) -> list[TrendDay]:
     known = {row["date"]: row for row in day.history.iter_rows(named=True)} if day.history.width else {}
     first = min((d for d in window if d in known), default=day.day)
     past = [
-        TrendDay(d, is_missing=d not in known and d > first, figures=_with_rate(known[d]) if d in known else {})
+        TrendDay(d, is_missing=d not in known and d > first, figures=with_rate(known[d]) if d in known else {})
         for d in window
     ]
-    return [*past, TrendDay(day.day, is_missing=False, figures=_with_rate(kpis))]
+    return [*past, TrendDay(day.day, is_missing=False, figures=with_rate(kpis))]
 
 
 def _headline(
@@ -222,6 +230,14 @@ def _findings(
                 "info",
                 f"{text.plural(len(missing), 'earlier day')} without figures",
                 f"{names}: left out of the medians, drawn as a gap (×)",
+            )
+        )
+    first = day.day - timedelta(days=day.trend_days)
+    empty = [d for d in day.without_rows if d >= first and d not in missing and d != day.day]
+    if empty:
+        found.append(
+            Finding(
+                "info", f"{text.plural(len(empty), 'earlier day')} without rows", f"{text.days(empty)}: nothing landed"
             )
         )
     return sorted(found, key=lambda f: ("fail", "warn", "info", "ok").index(f.level))
@@ -329,7 +345,12 @@ def _top_outliers(outliers: pl.LazyFrame) -> list[dict[str, Any]]:
     columns = ["user_id", "session_start", "event_type", "value", "outlier_score", "iqr_lower", "iqr_upper",
                "source_file", "source_line"]  # fmt: skip
     keys = [pl.col("outlier_score").abs(), pl.col("value").abs(), "source_file", "source_line"]
-    ordered = outliers.select(columns).sort(keys, descending=[True, True, False, False], nulls_last=True)
+    # All rows of a bad day at once are much to sort; the tenth score leaves few of them.
+    best = outliers.select(pl.col("outlier_score").abs().top_k(MOST_ROWS)).collect(engine="streaming").to_series()
+    chosen = outliers.select(columns)
+    if best.count() == MOST_ROWS:
+        chosen = chosen.filter(pl.col("outlier_score").abs() >= best.min())
+    ordered = chosen.sort(keys, descending=[True, True, False, False], nulls_last=True)
     return _rows(ordered.head(MOST_ROWS).collect(engine="streaming"))
 
 

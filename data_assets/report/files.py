@@ -28,9 +28,10 @@ def write(report: Report, folder: Path) -> None:
     """All files of the report into ``folder``: each is finished beside its place and then put there in one step."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = json.dumps(report.summary, indent=1, allow_nan=False) + "\n"
-    with _replacing(folder, [*report.csvs, "summary.json", "report.html"]) as places:
+    with _replacing(folder, [*report.csvs, "report.txt", "summary.json", "report.html"]) as places:
         for name, rows in report.csvs.items():
             harmless(rows).sink_csv(places[name], engine="streaming")
+        places["report.txt"].write_text(report.text, encoding="utf-8", newline="\n")
         places["summary.json"].write_text(summary, encoding="utf-8", newline="\n")
         places["report.html"].write_text(report.html, encoding="utf-8", newline="\n")
 

@@ -46,7 +46,11 @@ class DayInput:
         history: rows of daily_kpis with ``date``, ascending, of the ``trend_days`` before; may lack days.
         events: the day's raw_events; only ever aggregated.
         quarantine_reasons: ``reason``, ``rows``.
-        files: ``path``, ``rows``, ``valid``, ``quarantined``, ``duplicate``, ``late``, ``content_hash``.
+        files: ``path``, ``rows``, ``valid``, ``quarantined``, ``duplicate``, ``late`` (rows), ``late_days``,
+            ``content_hash``, and from the ledger ``lane``, ``lane_reason`` (null when it no longer knows the file).
+        without_rows: days for which nothing landed, between the first that rows landed for and this one.
+        policies: which cleaning was on, and its setting in words.
+        policy_rows: how many rows each of them touched.
     """
 
     day: date
@@ -61,6 +65,9 @@ class DayInput:
     events: pl.LazyFrame
     quarantine_reasons: pl.DataFrame
     files: pl.DataFrame
+    without_rows: Sequence[date]
+    policies: Mapping[str, str]
+    policy_rows: Mapping[str, int]
     checks: Sequence[CheckResult]
     max_quarantine_rate: float
     versions: Mapping[str, str]
@@ -69,12 +76,13 @@ class DayInput:
 
 @dataclass(frozen=True)
 class Report:
-    """The finished report.
+    """The finished report, of a day or of a period.
 
     Attributes:
         verdict: the day in two or three words.
         sentence: why, in one sentence made of our own words and numbers only.
         html: the page; self-contained, without script.
+        text: the same in plain text, for mail and terminals.
         summary: every figure on the page, fit for JSON.
         csvs: file name -> rows. ``write`` makes their text harmless to spreadsheets; the frames are as they came.
     """
@@ -82,6 +90,7 @@ class Report:
     verdict: Verdict
     sentence: str
     html: str
+    text: str
     summary: dict[str, Any]
     csvs: Mapping[str, pl.LazyFrame]
 
@@ -209,6 +218,7 @@ class Figures:
     findings: Sequence[Finding]
     trend: Sequence[TrendDay]
     missing_days: Sequence[date]
+    without_rows: Sequence[date]
     duration_histogram: Histogram
     value_histogram: Histogram
     summary_statistics: Sequence[Mapping[str, Any]]
@@ -221,6 +231,9 @@ class Figures:
     conservation: Conservation
     max_quarantine_rate: float
     quarantine_reasons: Sequence[Mapping[str, Any]]
+    schema: str | None
+    policies: Mapping[str, str]
+    policy_rows: Mapping[str, int]
     checks: Sequence[CheckResult]
     files: Sequence[Mapping[str, Any]]
     versions: Mapping[str, str]

@@ -1,8 +1,9 @@
-"""One day in, the finished report out.
+"""One day or period in, the finished report out.
 
-Here: ``build``, the Jinja environment (escaping always on, what is invisible made visible, nothing but an en dash for
-what is missing), the content security policy, the JSON summary. Not here: the words and charts (``view.py``), the
-figures (``figures.py``), writing to disk (``files.py``).
+Here: ``build``, ``build_period``, the Jinja environment (escaping always on, what is invisible made visible, nothing
+but an en dash for what is missing), the content security policy, the JSON summary. Not here: the words and charts
+(``view.py``, ``period_view.py``, ``plaintext.py``), the figures (``figures.py``, ``period.py``), writing to disk
+(``files.py``).
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from datetime import date, time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from data_assets.errors import visible
-from data_assets.report import text, view
+from data_assets.report import period, period_view, plaintext, text, view
 from data_assets.report.figures import summarise
 from data_assets.report.model import DayInput, Figures, Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATE = "report.html.j2"
+    from data_assets.report.period import PeriodFigures, PeriodInput
+
 STYLE = "report.css"
 LONGEST = 2_000
 
@@ -35,6 +39,7 @@ def build(day: DayInput) -> Report:
         verdict=figures.verdict,
         sentence=figures.sentence,
         html=_html(figures),
+        text=plaintext.day(figures),
         summary=_summary(figures),
         csvs={
             "session_metrics.csv": day.session_metrics,
@@ -44,7 +49,28 @@ def build(day: DayInput) -> Report:
     )
 
 
-def _summary(figures: Figures) -> dict[str, Any]:
+def build_period(days: PeriodInput) -> Report:
+    """The report of a period: a pure function as ``build`` is."""
+    figures, types = period.summarise(days)
+    inside = days.kpis.filter(pl.col("date").is_between(days.first, days.last)).sort("date")
+    return Report(
+        verdict=figures.verdict,
+        sentence=figures.sentence,
+        html=render(
+            "period.html.j2",
+            f=figures,
+            v=period_view.page(figures),
+            view=period_view,
+            levels=period.LEVELS,
+            weekdays=text.WEEKDAYS,
+        ),
+        text=plaintext.period(figures),
+        summary=_summary(figures),
+        csvs={"days.csv": inside.lazy(), "event_types.csv": types.lazy()},
+    )
+
+
+def _summary(figures: Figures | PeriodFigures) -> dict[str, Any]:
     return {"schema_version": 1, **plain(figures)}
 
 
@@ -85,7 +111,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     for filter_ in (text.count, text.amount, text.seconds, text.clock, text.percent, text.score, text.figure,
-                    text.long_date, text.short_date, text.short, text.plural, text.limit):  # fmt: skip
+                    text.long_date, text.short_date, text.short, text.plural, text.limit, text.change,
+                    text.days):  # fmt: skip
         environment.filters[filter_.__name__] = filter_
     return environment
 
@@ -97,8 +124,12 @@ def _policy() -> str:
 
 
 def _html(figures: Figures) -> str:
+    return render("report.html.j2", f=figures, v=view.page(figures), view=view)
+
+
+def render(template: str, **given: object) -> str:
+    """A page from one of the templates beside this file."""
     from data_assets.report import svgkit
 
-    template = _environment().get_template(TEMPLATE)
-    drawn = view.page(figures)
-    return template.render(f=figures, v=drawn, view=view, icon=svgkit.icon, policy=_policy(), dash=text.DASH) + "\n"
+    found = _environment().get_template(template)
+    return found.render(**given, icon=svgkit.icon, policy=_policy(), dash=text.DASH) + "\n"

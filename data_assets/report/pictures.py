@@ -1,13 +1,15 @@
-"""Two small pictures as Markdown, for the metadata that Dagster shows beside a materialisation.
+"""Two small pictures and a table as Markdown, for the metadata that Dagster shows beside a materialisation.
 
 Here: SVG in a data address, transparent and in two mid-tones that can be read on light and dark, under 1,000 characters
-because Dagster shows no more in line. Not here: the report's own charts (``svgkit.py``).
+because Dagster shows no more in line, and values from data files as code, so that no browser sees a link or an image in
+them. Not here: the report's own charts (``svgkit.py``).
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from data_assets.report import text
 from data_assets.report.model import Bin, Number
@@ -19,6 +21,8 @@ MOST_BARS = 40
 HUGE = 1e300  # sums of more would overflow
 WIDTH = 180
 HEIGHT = 36
+MOST_TYPES = 3
+LONGEST_VALUE = 24
 
 
 def _markdown(words: str, body: str) -> str:
@@ -78,3 +82,19 @@ def histogram_markdown(bins: Sequence[Bin | Number | None]) -> str:
     body = f"<path d='{bars(rest)}' stroke='{CALM}' {stroke}/><path d='{bars([peak])}' stroke='{LOUD}' {stroke}/>"
     words = f"{text.plural(len(grouped), 'bin')}, {text.compact(sum(grouped))} in all, highest {text.compact(top)}"
     return _markdown(words, body)
+
+
+def figures_markdown(summary: Mapping[str, Any]) -> str:
+    """A day's headline numbers and its most frequent event types as a table, from the report's summary."""
+    rows = ["| | | usual |", "|---|--:|--:|"]
+    for h in summary["headline"]:
+        value = text.figure(h["value"], h["kind"]) + (" unusual" if h["is_unusual"] else "")
+        rows.append(f"| {h['label']} | {value} | {text.span(h['low'], h['high'], h['kind'])} |")
+    shares = [s for s in summary["event_mix"]["shares"][:MOST_TYPES] if s["event_type"] is not None]
+    return "\n".join([*rows, *(f"| {code(s['event_type'])} | {text.count(s['count'])} | |" for s in shares)])
+
+
+def code(value: str) -> str:
+    """A value as Markdown code: nothing in it is markup, a link or the end of a table's cell."""
+    shown = text.short(value, LONGEST_VALUE).replace("`", "’").replace("|", "¦")
+    return f"`{shown}`"

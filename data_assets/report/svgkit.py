@@ -10,7 +10,7 @@ pixels, so that text keeps its size; paths stand in a nested ``<svg>`` whose vie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ PLOT = 112  # where a chart's base line lies
 TOP = 22
 FULL = 1000  # width of a nested viewBox
 LABELS_APART = 15
+MOST_FEET = 92  # more weekends than these cannot be told apart
 WORDY_DAYS = 31  # more days than this go without a hover text each
 ICONS: dict[Level, tuple[str, ...]] = {
     "fail": ("M6.6 1.8h6.8l4.8 4.8v6.8l-4.8 4.8H6.6l-4.8-4.8V6.6z", "M7 7l6 6M13 7l-6 6"),
@@ -162,7 +163,7 @@ def _frame(slots: Sequence[Slot], *, has_foot: bool = True) -> list[Markup]:
     """Weekends, gaps, base line and the first, middle and last day's name."""
     width = 1 / len(slots)
     parts = []
-    if has_foot:
+    if has_foot and len(slots) <= MOST_FEET:
         parts = [
             tag("rect", cls="we", x=_pc(i * width), width=_pc(width), y=PLOT, height=4)
             for i, s in enumerate(slots)
@@ -221,7 +222,7 @@ def day_bars(
     return _chart(CHART, label, [*parts, *_frame(slots)], "ch gut")
 
 
-def day_line(
+def day_line(  # noqa: PLR0913 - what a chart can show beside the line
     slots: Sequence[Slot],
     values: Sequence[Number | None],
     axis: Axis,
@@ -230,8 +231,12 @@ def day_line(
     band: tuple[Number, Number] | None = None,
     ceiling: Mark | None = None,
     is_loud: bool = False,
+    loud_days: Collection[int] = (),
 ) -> Markup:
-    """A line through the days, its usual range as a band, a ceiling as a dashed line, the last day labelled."""
+    """A line through the days, its usual range as a band, a ceiling as a dashed line, the last day labelled.
+
+    ``loud_days`` are the places of earlier days that are marked too.
+    """
     known = [v for v in values if v is not None]
     width = 1 / len(slots)
     parts: list[Markup] = []
@@ -256,11 +261,12 @@ def day_line(
         is_wordy = len(slots) <= WORDY_DAYS
         last = len(values) - 1
         for i, value in enumerate(values):
-            if value is None or (i != last and not is_wordy and i not in alone):
+            is_marked = i == last or i in loud_days
+            if value is None or not (is_marked or is_wordy or i in alone):
                 continue
             hover = [tag("title", f"{slots[i].name}: {axis.word(value)}")] if is_wordy else []
-            cls = "dot" if i != last else "pt hot" if is_loud else "pt"
-            radius = 4 if i == last else 2
+            cls = "dot" if not is_marked else "pt hot" if i in loud_days or is_loud else "pt"
+            radius = 4 if is_marked else 2
             parts.append(tag("circle", *hover, cls=cls, cx=_pc((i + 0.5) * width), cy=y(value), r=radius))
         now = values[last]
         if now is not None:

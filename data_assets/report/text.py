@@ -7,7 +7,7 @@ Not here: sentences about a day (``view.py``, ``figures.py``) and escaping (``sv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -154,6 +154,15 @@ def span(low: Number | None, high: Number | None, kind: Kind) -> str:
     return f"{number if unit_ and last.endswith(' ' + unit_) else first} – {last}"
 
 
+def change(share: Number, kind: Kind) -> str:
+    """A relative change in a few characters; that of a rate, which is a difference, in percentage points."""
+    arrow = "▲" if share > 0 else "▼" if share < 0 else "■"
+    size = abs(share) * 100
+    if kind == "rate":
+        return f"{arrow} {size:.2f} pts"
+    return f"{arrow} {size:,.1f}%" if size < 100 else f"{arrow} {compact(size)}%"
+
+
 def long_date(day: date) -> str:
     """Wednesday, 19 November 2025."""
     return f"{WEEKDAYS[day.weekday()]}, {day.day} {MONTHS[day.month - 1]} {day.year}"
@@ -167,6 +176,21 @@ def short_date(day: date) -> str:
 def tick_date(day: date) -> str:
     """19 Nov."""
     return f"{day.day} {MONTHS[day.month - 1][:3]}"
+
+
+def period(first: date, last: date) -> str:
+    """19 November to 3 December 2025; a year only once where both are of it."""
+    begin = f"{first.day} {MONTHS[first.month - 1]}" + (f" {first.year}" if first.year != last.year else "")
+    end = f"{last.day} {MONTHS[last.month - 1]} {last.year}"
+    return f"{begin} to {end}" if first != last else end
+
+
+def days(named: Sequence[date], most: int = 7) -> str:
+    """Days by name; of more than ``most``, their number and the last ones; an en dash for none."""
+    if not named:
+        return DASH
+    shown = ", ".join(short_date(d) for d in named[-most:])
+    return f"{count(len(named))}, the last of them {shown}" if len(named) > most else shown
 
 
 def short(value: object, length: int = 80) -> str:

@@ -15,7 +15,7 @@ from data_assets.report import svgkit, text
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from data_assets.report.model import Figures, Headline, Histogram, Level, Number, TrendDay, Verdict
+    from data_assets.report.model import Figures, Headline, Histogram, Kind, Level, Number, TrendDay, Verdict
 
 LEVELS: dict[Verdict, Level] = {"All clear": "ok", "Worth a look": "warn", "Needs attention": "fail"}
 SATURDAY = 5
@@ -30,12 +30,16 @@ SMALLEST_P = 0.01
 
 @dataclass(frozen=True)
 class Card:
-    """One headline number as shown."""
+    """One headline number as shown; one that is unusual stands out, and says why in words."""
 
-    headline: Headline
+    key: str
+    label: str
+    kind: Kind
+    value: Number | None
     change: str
     usual: str
     chart: Markup
+    is_hot: bool
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ class Page:
     outlier_sentence: str
     conservation_bar: Markup
     reason_bars: Sequence[Markup]
+    late: str
+    duplicates: str
+    cleaning: str
+    without_rows: str
 
 
 def page(figures: Figures) -> Page:
@@ -75,6 +83,10 @@ def page(figures: Figures) -> Page:
         outlier_sentence=_outliers(figures),
         conservation_bar=_conservation(figures),
         reason_bars=_reason_bars(figures),
+        late=late(figures),
+        duplicates=duplicates(figures),
+        cleaning=cleaning(figures),
+        without_rows=without_rows(figures),
     )
 
 
@@ -87,11 +99,7 @@ def change(headline: Headline) -> str:
     if headline.change is None:
         was = text.figure(headline.median, headline.kind)
         return "as before" if headline.value == headline.median else f"median {was}"
-    arrow = "▲" if headline.change > 0 else "▼" if headline.change < 0 else "■"
-    size = abs(headline.change) * 100
-    if headline.kind == "rate":
-        return f"{arrow} {size:.2f} pts"
-    return f"{arrow} {size:,.1f}%" if size < 100 else f"{arrow} {text.compact(size)}%"
+    return text.change(headline.change, headline.kind)
 
 
 def _band(headline: Headline) -> tuple[Number, Number] | None:
@@ -112,7 +120,9 @@ def _card(headline: Headline, trend: Sequence[TrendDay]) -> Card:
     words = "unusual, " if headline.is_unusual else ""
     label = f"{headline.label} over {text.plural(len(values), 'day')}; now {value}, {words}{_usual(headline)}."
     chart = svgkit.spark(values, _band(headline), is_loud=headline.is_unusual, label=label)
-    return Card(headline, change(headline), _usual(headline), chart)
+    change_ = change(headline) + (" unusual" if headline.is_unusual else "")
+    return Card(headline.key, headline.label, headline.kind, headline.value, change_, _usual(headline), chart,
+                is_hot=headline.is_unusual)  # fmt: skip
 
 
 # ---- Trend -------------------------------------------------------------------------------------------------------
@@ -200,7 +210,8 @@ def _line(figures: Figures, slots: Sequence[svgkit.Slot], headline: Headline, su
 
 
 def _durations(figures: Histogram) -> Panel:
-    left_out = f"{text.plural(figures.left_out, 'duration')} of zero or less have no place on this scale."
+    verb = "has" if figures.left_out == 1 else "have"
+    left_out = f"{text.plural(figures.left_out, 'duration')} of zero or less {verb} no place on this scale."
     note = left_out if figures.left_out else ""
     if not figures.bins:
         return Panel("No duration above zero", "events by duration, log scale", None, note)
@@ -220,7 +231,7 @@ def _values(figures: Figures) -> Panel:
     outliers = figures.kpis.get("outliers")
     title = f"Half of the values are {median} or less" if bins.median is not None else "Values"
     if outliers:
-        title += f"; {text.count(outliers)} lie outside the fences"
+        title += f"; {text.count(outliers)} {'lies' if outliers == 1 else 'lie'} outside the fences"
     lines = ((bins.lower, f"fence {lower}"), (bins.median, f"median {median}"), (bins.upper, f"fence {upper}"))
     marks = [svgkit.Mark(at, words) for at, words in lines if at is not None]
     ends = [w for w, is_open in (("first", bins.is_open_low), ("last", bins.is_open_high)) if is_open]
@@ -318,3 +329,34 @@ def _reason_bars(figures: Figures) -> list[Markup]:
     rows = [int(r["rows"] or 0) for r in figures.quarantine_reasons[:MOST_REASONS]]
     top = max(rows, default=0) or 1
     return [svgkit.share_bar(r / top, is_loud=True) for r in rows]
+
+
+def late(figures: Figures) -> str:
+    """How many rows came late, and by how many days."""
+    number = figures.conservation.late
+    if not number:
+        return "no row"
+    most, mean = figures.kpis.get("late_max_days"), figures.kpis.get("late_mean_days")
+    if not most or mean is None:
+        return text.count(number)
+    return f"{text.count(number)}; {text.plural(int(most), 'day')} at most, {text.amount(mean)} on average"
+
+
+def duplicates(figures: Figures) -> str:
+    """How many rows were dropped because they repeat another."""
+    c = figures.conservation
+    return f"{text.count(c.duplicate)} ({text.percent(c.duplicate / c.rows_in)})" if c.duplicate else "no row"
+
+
+def cleaning(figures: Figures) -> str:
+    """Which policies were on, and what they changed."""
+    if not figures.policies:
+        return "nothing is configured"
+    settings = ", ".join(f"{name} {setting}" for name, setting in figures.policies.items())
+    rows = ", ".join(f"{text.count(n)} {name.replace('_', ' ')}" for name, n in figures.policy_rows.items())
+    return f"{settings}: {rows}" if rows else settings
+
+
+def without_rows(figures: Figures) -> str:
+    """For which days nothing landed."""
+    return text.days(figures.without_rows) if figures.without_rows else "no day"
