@@ -73,7 +73,7 @@ types: setup ## mypy
 	$(BIN)/mypy
 
 pytest: setup .venv/.flights .venv/.browser ## the tests, without the slow ones
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 format: setup ## write the formatting, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet $(CODE)
