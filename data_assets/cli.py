@@ -140,7 +140,7 @@ def _in_words(summary: Summary) -> str:
 
 def _without_rows(paths: Sequence[str]) -> list[str]:
     shown = ", ".join(visible(path) for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-    return [f"no rows in {len(paths):,} files: {shown}"] if paths else []
+    return [f"without rows: {shown}"] if paths else []
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
