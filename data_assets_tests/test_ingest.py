@@ -438,6 +438,12 @@ def test_sql_that_does_not_fit_names_the_key(tmp_path, sql):
     assert caught.value.key == "source.columns.value"
 
 
+def test_sql_over_a_column_that_is_not_there_names_the_nearest(tmp_path):
+    settings = config(columns={"value": {"sql": "CAST(valeu AS DOUBLE)"}})
+    with pytest.raises(ConfigurationError, match=r"no column valeu \(nearest: value\)"):
+        ingest.classify(opened(tmp_path, HEADER + ROW + "\n", settings=settings), "a.csv", HOME, settings)
+
+
 def test_casts_in_quotes_stay():
     assert lenient("cast (a AS INT) || 'CAST(' || \"CAST(\"") == "TRY_CAST(a AS INT) || 'CAST(' || \"CAST(\""
 

@@ -14,7 +14,7 @@ import polars as pl
 from polars.exceptions import PanicException
 
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
-from data_assets.errors import ConfigurationError, MissingColumnsError, visible
+from data_assets.errors import ConfigurationError, MissingColumnsError, nearest, visible
 from data_assets.ingest.records import HELPERS, Records, rename
 
 if TYPE_CHECKING:
@@ -178,7 +178,9 @@ def _from_sql(
     for root in dict.fromkeys(expression.meta.root_names()):
         found = find(root, records.columns, config.source.column_naming)
         if found is None:
-            raise _refused(name, sql, f"the file has no column {visible(root)}", records.columns)
+            near = ", ".join(visible(c, 60) for c in nearest(root, records.columns))
+            missing = f"the file has no column {visible(root)}" + (f" (nearest: {near})" if near else "")
+            raise _refused(name, sql, missing, records.columns)
         uses.append(found)
         plain = pl.col(found)
         names[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
