@@ -1,5 +1,21 @@
 """data_assets: event files in, trusted days out (a Dagster project).
 
 Nothing lives here: ``definitions.py`` is what Dagster loads, ``cli.py`` is the command line, and every other module's
-docstring says what is in it.
+docstring says what is in it. ``data_assets.connect()`` is ``query.connect``, for notebooks.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_assets.query import connect
+
+__all__ = ["connect"]
+
+
+def __getattr__(name: str) -> object:
+    """``connect``, imported when it is first asked for."""
+    if name != "connect":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from data_assets.query import connect as found
+
+    return found

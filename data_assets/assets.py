@@ -19,6 +19,7 @@ from dagster import (
     AssetDep,
     AssetExecutionContext,
     AssetIn,
+    AssetKey,
     AssetOut,
     AssetsDefinition,
     BackfillPolicy,
@@ -36,7 +37,7 @@ from dagster import (
     multi_asset,
 )
 
-from data_assets import checks, cleaning, landing, metrics, periods, progress, report, staging
+from data_assets import checks, cleaning, landing, metrics, periods, progress, publish, report, staging
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
@@ -157,6 +158,7 @@ def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
         _daily_kpis(config, partitions),
         _daily_report(config, partitions),
         _weekly_report(config),
+        *(_published(config, partitions, name) for name in (config.postgres.tables if config.publishes else ())),
     ]
 
 
@@ -731,3 +733,81 @@ def _weekly_report(config: PipelineConfig) -> AssetsDefinition:
         periods.rebuild_index(config)
 
     return weekly_report
+
+
+def _published(config: PipelineConfig, partitions: DailyPartitionsDefinition, name: str) -> AssetsDefinition:
+    """The table again in PostgreSQL. After the report: a server that is away must not keep a day from its readers."""
+    table = tables(config.source.types.user_id)[name]
+    key = AssetKey([publish.PREFIX, name])
+    options = {
+        "key": key,
+        "description": f"{table.description} In PostgreSQL, as {config.postgres.schema_name}.{name}.",
+        "group_name": "publish",
+        "owners": OWNERS,
+        "kinds": {"postgres"},
+        "io_manager_key": "postgres",
+        "partitions_def": partitions,
+        "backfill_policy": BACKFILLS,
+        "retry_policy": RETRIES,
+        "check_specs": checks.published_specs(key, partitions),
+        "metadata": {"dagster/column_schema": column_schema(table)},
+        "ins": {name: AssetIn(dagster_type=Any)},
+        "deps": ["daily_report"],
+        "dagster_type": Any,
+    }
+
+    @_asset(options)
+    def published(context: AssetExecutionContext, **inputs: Days) -> Iterator[Any]:
+        yield from _publish_days(context, config, table, inputs[name])
+
+    return published
+
+
+def _publish_days(
+    context: AssetExecutionContext, config: PipelineConfig, table: Table, frames: Days
+) -> Iterator[AssetCheckEvaluation | Output[Any]]:
+    """Publish each day of the run that was not refused; days before one at which the server goes away stay done."""
+    name = f"{publish.PREFIX}/{table.name}"
+    log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
+    days = list(context.partition_keys)
+    try:
+        with publish.publisher(config.postgres, table) as send:
+            for day in days:
+                progress.step(name, day)
+                reason, found = _publish_day(log, table, day, frames, send)
+                log.record(name, day, found, reason, is_due=False)
+                if found:
+                    outcome.findings[name, day] = found
+                if reason is not None:
+                    outcome.refused[day] = reason
+                    continue
+                log.finish(day, lake.notes("raw_events", day)["fingerprint"], publish.mark(table.name))
+                outcome.frames[day] = None
+                context.add_asset_metadata(
+                    {"dagster/partition_row_count": _height(frames[day])},
+                    asset_key=context.asset_key,
+                    partition_key=day,
+                )
+    except DataAssetsError as problem:
+        for day in days:
+            if day not in outcome.frames and day not in outcome.refused:
+                log.record(name, day, (), str(problem), is_due=False)
+        raise
+    yield from _conclude(context, outcome, {"result": outcome.frames})
+
+
+def _publish_day(
+    log: DayLog, table: Table, day: str, frames: Days, send: publish.Send
+) -> tuple[str | None, Sequence[Finding]]:
+    """Publish a day: why it was refused, if it was, and what its checks found."""
+    try:
+        frame = _need(table.name, frames, day, log)
+    except DayFailedError as problem:
+        return str(problem), ()
+    try:
+        there = send(day, frame)
+    except DataAssetsError as problem:
+        if problem.retryable:
+            raise
+        return str(problem), checks.not_published(problem)
+    return None, checks.published(_height(frame), there)

@@ -33,7 +33,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from data_assets import drift
 from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
-from data_assets.errors import visible
+from data_assets.errors import DataAssetsError, visible
+from data_assets.publish import Published
 from data_assets.storage import DayLog, Finding
 
 QUARANTINE_RATE = "quarantine_rate"
@@ -75,6 +76,10 @@ LEDGER_CHECKS: tuple[Check, ...] = (
     Check("landed_files", "every_file_usable", "Every file in the raw directory can be read and fits the mapping."),
     Check("landed_files", "no_missing_days", "Every day from the first to the last that rows landed for has rows."),
 )
+PUBLISHED_CHECKS: tuple[tuple[str, str], ...] = (
+    ("row_count", "PostgreSQL has as many rows of the day as the table here."),
+    ("checksum", "Per column, the server's sums over the day are those of the rows here, asked before the commit."),
+)
 SHOWN = 10  # how many files or days a finding names
 
 
@@ -92,9 +97,18 @@ def specs(table: str, partitions: DailyPartitionsDefinition) -> list[AssetCheckS
     ]
 
 
+def published_specs(key: AssetKey, partitions: DailyPartitionsDefinition) -> list[AssetCheckSpec]:
+    """The checks of a table in PostgreSQL as Dagster declares them."""
+    return [
+        AssetCheckSpec(name, asset=key, description=description, blocking=True, partitions_def=partitions)
+        for name, description in PUBLISHED_CHECKS
+    ]
+
+
 def output_names(tables: Collection[str]) -> list[str]:
     """What Dagster calls the outputs of these tables' checks; a step must give each of them, with no value."""
-    return [f"{c.table}_{c.name}" for c in CHECKS if c.table in tables]
+    published = [f"{t.replace('/', '__')}_{name}" for t in tables if "/" in t for name, _ in PUBLISHED_CHECKS]
+    return [f"{c.table}_{c.name}" for c in CHECKS if c.table in tables] + published
 
 
 def evaluations(
@@ -114,7 +128,7 @@ def evaluations(
     for (table, day), found in findings.items():
         for finding in found:
             yield AssetCheckEvaluation(
-                asset_key=AssetKey(table),
+                asset_key=AssetKey.from_user_string(table),
                 check_name=finding.name,
                 passed=finding.passed,
                 severity=AssetCheckSeverity(finding.severity),
@@ -131,7 +145,7 @@ def _latest_materialisations(
     """The latest materialisation of each table's day, where there is one."""
     latest = {}
     for table in dict.fromkeys(table for table, _ in days):
-        key = AssetKey(table)
+        key = AssetKey.from_user_string(table)
         wanted = {day for name, day in days if name == table}
         ids = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION, wanted)
         of_id = {storage_id: day for day, storage_id in ids.items()}
@@ -343,6 +357,22 @@ def kpis_agree(kpis: Mapping[str, int]) -> Finding:
     return Finding("kpis_agree", passed=passed, observed=observed)
 
 
+def published(rows: int, there: Published) -> tuple[Finding, ...]:
+    """What the checks of a day find that stands in PostgreSQL: it was compared before the commit."""
+    observed = f"{len(there.sums)} figures agree" + "".join(
+        f"; {visible(name, 60)} {value}" for name, value in there.sums.items() if name.endswith("sum")
+    )
+    return (
+        equal("row_count", ("rows here", rows), ("rows in PostgreSQL", there.rows)),
+        Finding("checksum", passed=True, observed=observed),
+    )
+
+
+def not_published(problem: DataAssetsError) -> tuple[Finding, ...]:
+    """The same for a day that was refused; it is there as it was."""
+    return (Finding("checksum", passed=False, observed=problem.what),)
+
+
 def completeness_checks(
     config: PipelineConfig, tables: Sequence[str], partitions: DailyPartitionsDefinition
 ) -> list[AssetChecksDefinition]:
@@ -355,7 +385,7 @@ def completeness_checks(
 
 def _completeness(config: PipelineConfig, table: str, partitions: DailyPartitionsDefinition) -> AssetChecksDefinition:
     @asset_check(  # type: ignore[arg-type]  # a generator of evaluations, one a day: documented, not in its annotation
-        asset=table,
+        asset=AssetKey.from_user_string(table),
         name="every_day_done",
         description="Every day that the run was asked for was computed; a refused one keeps what it had.",
         blocking=False,

@@ -97,25 +97,37 @@ def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, a
 
 
 def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *, as_json: bool) -> int:
-    summary = _make(config, lambda show: _due_ranges(config, first, last, show), as_json=as_json)
+    summary = _make(
+        config, lambda show: _due_ranges(config, first, last, show), as_json=as_json, publish_rest=first is None
+    )
     click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
     return 1 if summary.failed else 0
 
 
-def _make(config: PipelineConfig, due: Callable[[Show], list[tuple[str, str]]], *, as_json: bool) -> Summary:
-    """Make the ranges of days that ``due`` names."""
+def _make(
+    config: PipelineConfig,
+    due: Callable[[Show], list[tuple[str, str]]],
+    *,
+    as_json: bool,
+    publish_rest: bool = False,
+) -> Summary:
+    """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
     from data_assets import landing, periods
     from data_assets.jobs import alive, end_dead_runs, range_tags
+    from data_assets.publish import published_names
     from data_assets.storage import Lake
 
     started, cpu = time.monotonic(), time.process_time()
     summary = Summary()
     with _progress(as_json=as_json) as show:
         ranges = due(show)
+        unpublished = _unpublished_ranges(config, ranges) if publish_rest else []
         with _instance() as instance, alive(config.data_dir) as tag:
             end_dead_runs(instance, config.data_dir)
             for start, end in ranges:
                 _run_range(config, instance, range_tags(start, end) | tag, summary, show)
+            for start, end in unpublished:
+                _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=published_names(config))
     if ranges:
         periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
@@ -190,6 +202,16 @@ def _due_ranges(
     return contiguous_ranges(stale)
 
 
+def _unpublished_ranges(config: PipelineConfig, ranges: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Days that are made and not published, without those that ``ranges`` make and publish now."""
+    from data_assets.partitions import contiguous_ranges
+    from data_assets.publish import unpublished_days
+    from data_assets.storage import DayLog
+
+    found = unpublished_days(config, DayLog(config.lake_dir))
+    return contiguous_ranges([d for d in found if not any(a <= d <= b for a, b in ranges)])
+
+
 @contextlib.contextmanager
 def _instance() -> Iterator[DagsterInstance]:
     """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml."""
@@ -204,8 +226,17 @@ def _instance() -> Iterator[DagsterInstance]:
 
 
 def _run_range(
-    config: PipelineConfig, instance: DagsterInstance, tags: dict[str, str], summary: Summary, show: Show
+    config: PipelineConfig,
+    instance: DagsterInstance,
+    tags: dict[str, str],
+    summary: Summary,
+    show: Show,
+    *,
+    only: Sequence[str] = (),
 ) -> None:
+    """Run the whole graph for a range of days, or ``only`` some assets."""
+    from dagster import AssetKey
+
     from data_assets import progress
     from data_assets.definitions import build_definitions
     from data_assets.jobs import ALL_DAYS, RANGE_END, RANGE_START
@@ -215,7 +246,13 @@ def _run_range(
     show.expect(len(days))
     job = build_definitions(config).resolve_job_def(ALL_DAYS)
     with progress.listening(show.step):
-        result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False, run_config=QUIET)
+        result = job.execute_in_process(
+            instance=instance,
+            tags=tags,
+            raise_on_error=False,
+            run_config=QUIET,
+            asset_selection=[AssetKey.from_user_string(name) for name in only] or None,
+        )
     summary.runs.append(result.run_id)
     summary.days += len(days)
     if not result.success:
@@ -224,11 +261,12 @@ def _run_range(
 
 def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessResult) -> dict[str, str]:
     """Each failed day with its first reason in the order of the graph; what broke the run when no day was refused."""
+    from data_assets.publish import published_names
     from data_assets.storage import DayLog
 
     log = DayLog(config.lake_dir)
     reasons: dict[str, str] = {}
-    for table in STAGES[1:]:
+    for table in (*STAGES[1:], *published_names(config)):
         for day, reason in log.refusals(table, days).items():
             reasons.setdefault(day, f"{table}: {reason}")
     if reasons:
@@ -484,32 +522,51 @@ def _named(files: Sequence[str], known: Sequence[str], config: PipelineConfig) -
 
 @main.command()
 @click.argument("sql")
-@click.option("--format", "output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--format", "output", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True
+)
 @click.option("--json", "as_json", is_flag=True, help="same as --format json")
+@click.option("--output", "-o", "target", type=click.Path(path_type=Path), help="write there instead; parquet needs it")
 @click.pass_obj
-def query(config_path: Path | None, sql: str, output: str, as_json: bool) -> None:
-    """Ask SQL of every table: lake, warehouse and ledger. Nothing can be changed by it."""
+def query(config_path: Path | None, sql: str, output: str, as_json: bool, target: Path | None) -> None:
+    """Ask SQL of every table: lake, warehouse, ledger, and PostgreSQL as pg. Nothing can be changed by it."""
+    import re
+
     import duckdb
 
-    from data_assets.storage import Lake, Warehouse
+    from data_assets.query import connect
 
     config = load_config(config_path)
-    warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
-    with warehouse.reader() as connection:
+    if output == "parquet" and target is None:
+        raise UsageError("Parquet is no text for a terminal.", "Say where: --format parquet --output FILE")
+    with contextlib.closing(connect(config, postgres=config.publishes and bool(re.search(r"\bpg\b", sql)))) as session:
         try:
             # None for a statement that returns nothing, which DuckDB's annotations do not say.
-            frame: duckdb.DuckDBPyRelation | None = connection.sql(sql)
+            frame: duckdb.DuckDBPyRelation | None = session.sql(sql)
             rows = frame.pl() if frame is not None else None
         except duckdb.Error as error:
             raise UsageError(str(error), "Tables: data-assets query 'SHOW TABLES'") from error
     if rows is None:
         raise UsageError("That statement returns no rows.", "Ask with SELECT, DESCRIBE or SHOW TABLES.")
-    if output == "json" or as_json:
-        click.echo(rows.write_json())
-    elif output == "csv":
-        click.echo(_as_csv(rows), nl=False)
-    else:
-        print_table(rows)
+    _give(rows, "json" if as_json else output, target)
+
+
+def _give(rows: Any, output: str, target: Path | None) -> None:  # noqa: ANN401 - a polars frame, as above
+    """The rows in the form that was asked for, on the screen or in a file."""
+    try:
+        if output == "parquet":
+            rows.write_parquet(target)
+            return
+        if output == "table" and target is None:
+            print_table(rows)
+            return
+        text = rows.write_json() + "\n" if output == "json" else _as_csv(rows)
+        if target is None:
+            click.echo(text, nl=False)
+        else:
+            target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{visible(str(target))} cannot be written ({error}).", "Choose another --output.") from error
 
 
 def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not imported for --help

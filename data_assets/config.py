@@ -34,7 +34,7 @@ if typing.TYPE_CHECKING:
 
 CONFIG_VARIABLE = "DATA_ASSETS_CONFIG"
 ENV_PREFIX = "DATA_ASSETS_"
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE})
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, f"{ENV_PREFIX}POSTGRES_DSN"})
 """Variables that begin with the prefix and are no keys."""
 FILE_NAMES = ("pipeline.yaml", "pipeline.yml", "pipeline.toml")
 MAX_FILE_BYTES = 1_000_000
@@ -560,6 +560,58 @@ class ScheduleConfig(_Section):
     minute: Whole = Field(default=0, ge=0, le=59, description="Minute.")
 
 
+PUBLISHABLE = ("session_metrics", "event_distribution", "summary_statistics", "daily_kpis", "raw_events", "outliers")
+"""Tables that may stand in PostgreSQL: those of the warehouse, and the events."""
+
+
+class PostgresConfig(_Section):
+    """Tables in PostgreSQL; without this section none. Where it is, and as whom, says the environment alone."""
+
+    tables: Texts = Field(
+        default=PUBLISHABLE[:4],
+        min_length=1,
+        description="Tables to publish.",
+        json_schema_extra=_allowed("list of " + ", ".join(PUBLISHABLE)),
+    )
+    schema_name: str = Field(default="public", min_length=1, max_length=63, description="Schema that they stand in.")
+    if_table_exists: Literal["fail", "append", "replace"] = Field(
+        default="fail",
+        description="fail: only tables made by data_assets are written to, their days replaced; append: only days that "
+        "are not there yet are added; replace: days are replaced in any table with these columns.",
+    )
+    drift: Literal["fail", "add_columns"] = Field(
+        default="fail",
+        description="A table there with other columns: refuse it, or add what is missing and leave alone what is more.",
+    )
+    connect_timeout_seconds: Number = Field(
+        default=10.0, ge=1, le=600, description="Wait this long for the server to answer."
+    )
+    lock_timeout_seconds: Number = Field(
+        default=600.0, gt=0, le=86_400, description="Wait this long for another publisher of the same day."
+    )
+
+    @field_validator("tables")
+    @classmethod
+    def _known_tables(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PUBLISHABLE:
+                near = nearest(name, PUBLISHABLE)
+                msg = f"{visible(name, 60)!r} cannot be published" + (f", nearest: {near[0]}" if near else "")
+                raise ValueError(msg)
+        if len(set(value)) != len(value):
+            msg = "a table stands there twice"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("schema_name")
+    @classmethod
+    def _usable_name(cls, value: str) -> str:
+        if "\0" in value or len(value.encode()) > 63:
+            msg = "not a name that PostgreSQL can hold (63 bytes, no NUL)"
+            raise ValueError(msg)
+        return value
+
+
 class PipelineConfig(BaseSettings):
     """All settings. Building one reads neither a file nor the environment; ``load_config`` does."""
 
@@ -585,6 +637,7 @@ class PipelineConfig(BaseSettings):
         default=14, ge=1, le=366, description="Days before a day that the report compares it with."
     )
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When the daily run starts.")
+    postgres: PostgresConfig = Field(default=PostgresConfig(), description="Tables in PostgreSQL.")
 
     @classmethod
     def settings_customise_sources(
@@ -618,6 +671,11 @@ class PipelineConfig(BaseSettings):
             msg = "missing_value drop would refuse every row, for source.columns says that the source has no value"
             raise ValueError(msg)
         return value
+
+    @property
+    def publishes(self) -> bool:
+        """Whether there is a section ``postgres``, be it empty: without one nothing is published."""
+        return "postgres" in self.model_fields_set
 
     @property
     def raw_dir(self) -> Path:
@@ -661,6 +719,7 @@ class PipelineConfig(BaseSettings):
                 "memory": True,
                 "trend_days": True,
                 "schedule": True,
+                "postgres": True,
                 "schema_drift": True,  # decides which days are refused, not what stands in them: landing.fingerprints
                 "source": {"directory", "patterns", "settle_seconds"},
                 "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints
@@ -975,7 +1034,9 @@ class _Checked:
                 kept[name] = value
             elif isinstance(value, Mapping):
                 kept[name] = self.known(value, section, f"{key}.")
-            elif value is not None:  # a section whose keys are all commented out is empty
+            elif value is None:  # a section whose keys are all commented out is empty, but there
+                kept[name] = {}
+            else:
                 self.add(key, value, "not a section", f"a mapping with {', '.join(section.model_fields)}")
         return kept
 

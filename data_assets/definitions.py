@@ -33,6 +33,7 @@ def build_definitions(config: PipelineConfig) -> Definitions:
     from data_assets import assets, checks, jobs, sensors
     from data_assets.io_managers import LakeIOManager, ReportFiles, WarehouseIOManager
     from data_assets.partitions import daily_partitions
+    from data_assets.publish import published_names
 
     partitions = daily_partitions(config)
     job, weekly = jobs.build_job(), jobs.build_weekly_job()
@@ -40,7 +41,7 @@ def build_definitions(config: PipelineConfig) -> Definitions:
     lake = LakeIOManager(base_dir=str(config.lake_dir), user_id=config.source.types.user_id)
     return Definitions(
         assets=assets.build_assets(config),
-        asset_checks=checks.completeness_checks(config, TABLES_WITH_DAYS, partitions),
+        asset_checks=checks.completeness_checks(config, [*TABLES_WITH_DAYS, *published_names(config)], partitions),
         jobs=[job, weekly],
         executor=in_process_executor,  # also of the job behind Materialize and backfills: docs/decisions/0003
         schedules=[jobs.build_schedule(config, job), jobs.build_weekly_schedule(config, weekly)],
@@ -49,6 +50,7 @@ def build_definitions(config: PipelineConfig) -> Definitions:
             "lake": lake,
             "warehouse": WarehouseIOManager(duckdb=duckdb, lake=lake, trend_days=config.trend_days),
             "reports": ReportFiles(),
+            "postgres": ReportFiles(),
         },
     )
 

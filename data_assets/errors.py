@@ -116,5 +116,11 @@ class StorageBusyError(DataAssetsError):
     retryable = True
 
 
+class PostgresUnavailableError(DataAssetsError):
+    """PostgreSQL cannot be reached, or went away in the middle; nothing of the day in hand was changed."""
+
+    retryable = True
+
+
 class UsageError(DataAssetsError):
     """The command line was used in a way that cannot work."""

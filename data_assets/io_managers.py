@@ -196,12 +196,15 @@ class WarehouseIOManager(ConfigurableIOManager):
 
 
 class ReportFiles(IOManager):
-    """Records which days have a report; the files themselves are written by ``report.write``, atomically."""
+    """Records which days have a report; the files themselves are written by ``report.write``, atomically.
+
+    Likewise days in PostgreSQL, which ``publish.publish_day`` has committed.
+    """
 
     def handle_output(self, context: OutputContext, obj: object) -> None:
         """Record the days of ``obj``; there is nothing left to write."""
         _record_only(context, list(_frames(context, obj)))
 
     def load_input(self, context: InputContext) -> None:
-        """Reports are for people: no asset reads one."""
+        """Reports and what is published are for people: no asset reads them."""
         raise NotImplementedError(f"{context.asset_key.to_user_string()} is not an input")

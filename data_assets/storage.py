@@ -238,15 +238,18 @@ class DayLog:
     def __init__(self, lake_root: Path) -> None:
         self.root = lake_root / ".days"
 
-    def record(self, table: str, day: str, findings: Sequence[Finding], refused: str | None = None) -> None:
+    def record(
+        self, table: str, day: str, findings: Sequence[Finding], refused: str | None = None, *, is_due: bool = True
+    ) -> None:
         """Note what the checks of ``table`` found for ``day``, and why the day was refused, if it was.
 
         A refused day is due until a run finishes it, also when the files are again those of the last good run: what
-        stands below would otherwise stay refused with nothing left to do.
+        stands below would otherwise stay refused with nothing left to do. Not so when ``is_due`` is False: a day that
+        could not be published needs to be published, not to be made.
         """
         content = {"refused": refused, "findings": [asdict(f) for f in findings]}
         write_atomically(self.root / table / f"{day}.json", json.dumps(content, sort_keys=True), durable=False)
-        if refused is not None and self._mark(day) != REFUSED:
+        if refused is not None and is_due and self._mark(FINISHED, day) != REFUSED:
             self.finish(day, REFUSED)
 
     def refusals(self, table: str, days: Iterable[str]) -> dict[str, str]:
@@ -259,22 +262,22 @@ class DayLog:
         noted = self._read(table, day)
         return [Finding(**f) for f in noted["findings"]] if noted else []
 
-    def finish(self, day: str, fingerprint: str) -> None:
-        """Note that every table of ``day`` was made from the input with this fingerprint."""
-        write_atomically(self.root / FINISHED / f"{day}.json", json.dumps({"fingerprint": fingerprint}))
+    def finish(self, day: str, fingerprint: str, of: str = FINISHED) -> None:
+        """Note that every table of ``day`` was made from the input with this fingerprint; or ``of`` something else."""
+        write_atomically(self.root / of / f"{day}.json", json.dumps({"fingerprint": fingerprint}))
 
-    def finished(self) -> dict[str, str]:
+    def finished(self, of: str = FINISHED) -> dict[str, str]:
         """Days that were worked on, with the fingerprint of the input they are finished with, or ``REFUSED``."""
         try:
-            names = [entry.name for entry in (self.root / FINISHED).iterdir()]
+            names = [entry.name for entry in (self.root / of).iterdir()]
         except FileNotFoundError:
             return {}
         days = sorted(n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith("."))
-        found = ((day, self._mark(day)) for day in days)
+        found = ((day, self._mark(of, day)) for day in days)
         return {day: mark for day, mark in found if mark is not None}
 
-    def _mark(self, day: str) -> str | None:
-        noted = self._read(FINISHED, day)
+    def _mark(self, of: str, day: str) -> str | None:
+        noted = self._read(of, day)
         return noted["fingerprint"] if noted else None
 
     def _read(self, table: str, day: str) -> dict[str, Any] | None:
@@ -364,31 +367,65 @@ class Warehouse:
         Raises:
             StorageBusyError: a run holds the warehouse for longer than the deadline.
         """
+        connection = self._session(self.path, lambda _: None)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def session(
+        self, scratch: Path, complete: Callable[[duckdb.DuckDBPyConnection], None]
+    ) -> duckdb.DuckDBPyConnection:
+        """As ``reader``, but of a copy of the warehouse, so that no run waits for it; the caller closes it.
+
+        Args:
+            scratch: where the copy lies until it is open; it has no name from then on, and is gone with the session.
+            complete: adds what else is to be seen, before nothing can be reached any more.
+
+        Raises:
+            StorageBusyError: a run writes for longer than the deadline.
+        """
+        if not self.path.exists():
+            return self._session(self.path, complete)
+        with scratch_folder(scratch) as folder:
+            copied = folder / "copy.duckdb"
+            try:
+                with FileLock(f"{self.path}.lock", timeout=self.lock_timeout):
+                    for ending in ("", ".wal"):  # a killed run leaves a log, which belongs to the file
+                        with contextlib.suppress(FileNotFoundError):
+                            shutil.copyfile(f"{self.path}{ending}", f"{copied}{ending}")
+            except Timeout as error:
+                raise self._busy() from error
+            return self._session(copied, complete)
+
+    def _session(self, path: Path, complete: Callable[[duckdb.DuckDBPyConnection], None]) -> duckdb.DuckDBPyConnection:
         import duckdb
 
         connection = duckdb.connect()
         try:
-            if self.path.exists():
-                self._attach(connection)
+            if path.exists():
+                self._attach(connection, path)
             for contract in self.tables.values():
                 if contract.store == "lake":
                     days: list[str | None] = list(self.lake.days(contract.name)) if contract.is_partitioned else [None]
                     versions = [v for v in (self.lake.current(contract.name, d) for d in days) if v is not None]
                     if versions:
                         connection.register(contract.name, _dataset([v.path for v in versions], contract))
+            complete(connection)
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
-            yield connection
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        return connection
 
-    def _attach(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _attach(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         import duckdb
 
         deadline = time.monotonic() + self.lock_timeout
         while True:
             try:
-                connection.execute(f"ATTACH {_literal(str(self.path))} AS warehouse (READ_ONLY)").fetchall()
+                connection.execute(f"ATTACH {_literal(str(path))} AS warehouse (READ_ONLY)").fetchall()
                 break
             except duckdb.IOException as error:
                 if "lock" not in str(error).lower():

