@@ -218,7 +218,7 @@ def plan(config_path: Path | None, paths: tuple[Path, ...], as_json: bool) -> No
 
     Of a large file only a sample is read; what is predicted from it says so. Exits with 1 when a file would be refused.
     """
-    from data_assets import planning
+    from data_assets import drift, planning
 
     config = load_config(config_path)
     plans: list[FilePlan] = []
@@ -240,7 +240,7 @@ def plan(config_path: Path | None, paths: tuple[Path, ...], as_json: bool) -> No
         shown += [f"{len(plans) - SHOWN_FILES} more files: --json has them all"] if len(plans) > SHOWN_FILES else []
         shown += [f"ignored: {visible(name)}: {why}" for name, why in ignored.items()]
         click.echo("\n".join(shown))
-    sys.exit(1 if any(p.error for p in plans) else 0)
+    sys.exit(1 if any(p.error or drift.fails(p.changes) for p in plans) else 0)
 
 
 def _plan_in_words(found: FilePlan) -> list[str]:
@@ -265,6 +265,7 @@ def _plan_in_words(found: FilePlan) -> list[str]:
     lines.append(f"  refused  {found.refused:,} of {found.sampled_rows:,} records"
                  + (f" ({found.reject_rate:.2%})" if found.sampled_rows else "")
                  + (" of the sample" if found.sample else "") + reasons)  # fmt: skip
+    lines += [f"  schema   {change.policy}: {change.text}" for change in found.changes]
     lines.append(f"  a run    up to about {found.seconds:,.0f} CPU-s and {found.memory_mb:,} MB")
     return lines
 

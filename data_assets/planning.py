@@ -23,14 +23,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_assets import ingest
+from data_assets import drift, ingest
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
 from data_assets.errors import SourceFileError, nearest, visible
 from data_assets.ingest import columnar
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
 from data_assets.ingest.delimited import guess_delimiter
 from data_assets.ingest.mapping import sources
-from data_assets.landing import home_day_in_name, list_files, read_ledger
+from data_assets.landing import home_day_in_name, list_files, read_ledger, seen_files
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class FilePlan:
         sampled_rows: records in the sample.
         refused: of these, how many would be quarantined.
         reasons: reason to records of the sample.
+        changes: what its schema differs in from that of the files before, or the accepted one.
         memory_mb, seconds: what a run over this file alone would take.
     """
 
@@ -137,6 +138,7 @@ class FilePlan:
     sampled_rows: int = 0
     refused: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
+    changes: tuple[drift.Change, ...] = ()
     memory_mb: int = 0
     seconds: float = 0.0
 
@@ -452,6 +454,7 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
         unchanged=tuple(state["unchanged"]),
         refused=int(refused["n"].sum()),
         reasons=dict(reasons.iter_rows()),
+        changes=_changes(config, known.path, records, home),
         seconds=round(
             _START_SECONDS + cost * rows + _SECONDS_PER_DAY * len(days) + _SECONDS_PER_USER_DAY * user_days * scale, 1
         ),
@@ -460,6 +463,15 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
             + (_BYTES_PER_ROW_OF_A_DAY * max(days.values(), default=0) + _BYTES_PER_USER_DAY * user_days) * scale / 1e6
         ),
     )
+
+
+def _changes(config: PipelineConfig, relative: str, records: ingest.Records, home: dt.date) -> tuple[drift.Change, ...]:
+    """What the sample's schema differs in from what is known of the other files in the ledger."""
+    others = [file for file in seen_files(read_ledger(Lake(config.lake_dir))) if file.path != relative]
+    _, before = drift.judge(others, drift.read_accepted(config.schema_drift.accepted), config)
+    if before is None:
+        return ()
+    return tuple(drift.compare(before, drift.observe(records, relative, config), config, home))
 
 
 def _state(config: PipelineConfig, relative: str, stat: os.stat_result, days: list[str]) -> dict[str, list[str]]:

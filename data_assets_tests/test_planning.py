@@ -126,6 +126,24 @@ def test_plan_says_days_new_changed_and_as_made_and_writes_nothing(tmp_path, mon
     assert "2, 2024-01-01 to 2024-01-20: 1 new, 1 changed, 0 as made" in words
 
 
+def test_plan_says_how_the_schema_differs_from_that_of_the_files_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "data/raw"
+    raw.mkdir(parents=True)
+    (tmp_path / "pipeline.yaml").write_text("source: {settle_seconds: 0}\n")
+    columns, row = "user_id,session_start,event_type,value", "1,2024-03-0{},view,{}\n"
+    (raw / "a_2024-03-01.csv").write_text(columns + "\n" + row.format(1, "1.5") * 50)
+    assert cli("status").exit_code == 0  # the ledger knows the first file
+    (tmp_path / "b.csv").write_text(columns + ",more\n" + (row.format(2, "2.5").strip() + ",x\n") * 50)
+    (tmp_path / "c.csv").write_text(columns + "\n" + row.format(2, "much") * 50)
+    more, other = cli("plan", "b.csv"), cli("plan", "c.csv")
+    assert (more.exit_code, more.output.count("  schema   warn: ")) == (0, 1)
+    assert (other.exit_code, other.output.count("  schema   fail: ")) == (1, 1)
+    assert [c["kind"] for c in json.loads(cli("plan", "c.csv", "--json").output)["files"][0]["changes"]] == [
+        "type_change"
+    ]
+
+
 def test_plan_says_what_is_refused_and_exits_with_1(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("userid,session_start,event_type,endd\n1,2024-01-01,view,\n")
