@@ -21,7 +21,7 @@ from data_assets.cli import main
 from data_assets.config import PipelineConfig, load_config
 
 HEADER = "user_id,session_start,session_end,event_type,value,metadata"
-REAL = Path("/work/shared/data/real")
+REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
 
 
 def line(n, *, bad=False, text="m"):
