@@ -103,7 +103,7 @@ def outliers(source: str = "events", factor: float = 1.5, extra: Sequence[str] =
     return f"""
         SELECT e.date, {front}, {score} AS outlier_score, s.iqr_lower, s.iqr_upper, {back}
         FROM {source} e JOIN ({_value_quartiles(source, factor)}) s ON e.date = s.date
-        WHERE e.value < s.iqr_lower OR e.value > s.iqr_upper
+        WHERE e.value < round(s.iqr_lower, 9) OR e.value > round(s.iqr_upper, 9) -- quantile_cont is off by bits
         ORDER BY e.date, e.source_file, e.source_line
     """
 
