@@ -14,7 +14,7 @@ USABLE := import sys, ensurepip, sqlite3, ssl, venv; sys.exit(not (3, 11) <= sys
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test lint format types pytest pins clean
+.PHONY: help setup demo dev test bench bench-full lint format types pytest pins clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,21 @@ dev: setup ## the Dagster UI at http://localhost:3000
 	@$(BIN)/dg dev
 
 test: lint types pytest ## everything that CI checks
+
+bench: setup .venv/.flights ## what a day costs beside bare engines; writes docs/benchmarks.md; five minutes
+	$(BIN)/python -m benchmarks.pipeline 100000 --write
+	$(BIN)/python -m benchmarks.pipeline 1000000 --write
+	$(BIN)/python -m benchmarks.pipeline 1000000 --source parquet --write
+	$(BIN)/python -m benchmarks.ingest
+	$(BIN)/python -m benchmarks.days imports empty month
+
+bench-full: bench ## the same with 10 and 50 million rows and whole years; an hour
+	$(BIN)/python -m benchmarks.pipeline 10000000 --rounds 2 --write
+	$(BIN)/python -m benchmarks.pipeline 10000000 --source parquet --rounds 2 --write
+	$(BIN)/python -m benchmarks.pipeline 50000000 --only data_assets --rounds 1 --write
+	$(BIN)/python -m benchmarks.pipeline 50000000 --source parquet --only data_assets --rounds 1 --write
+	$(BIN)/python -m benchmarks.ingest 10000000
+	$(BIN)/python -m benchmarks.days year ticks
 
 lint: setup ## formatting and style
 	$(BIN)/ruff format --check $(CODE)

@@ -1,0 +1,301 @@
+"""The pipeline's tables by hand, for bare engines: what `pipeline.py` holds the project against.
+
+Here: one function per engine, from a file of five columns (CSV, where everything is text, or Parquet, typed) to Parquet
+files in a folder: ``raw_events``, ``quarantined``, ``session_metrics``, ``outliers``, ``event_distribution``,
+``summary_statistics``. Written as somebody who knows the engine would, with neither checks nor ledger, reasons of
+refused rows, atomic publishing, report or event log. Not here: measuring (``pipeline.py``). Each function imports its
+engine itself, so that the interpreter of another environment can run it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = "%Y-%m-%d %H:%M:%S"
+NAMES = ("user_id", "session_start", "session_end", "event_type", "value")
+TIMES = ("session_start", "session_end")
+LABELS = ("user_id", "session_start", "session_end", "event_type")
+FACTOR = 1.5
+
+
+def bare_polars(source: Path, folder: Path) -> None:
+    """Polars, streaming: two sinks of one scan, then scans of the valid rows."""
+    import polars as pl
+
+    if source.suffix == ".parquet":
+        typed = pl.scan_parquet(source)
+    else:
+        typed = pl.scan_csv(source, infer_schema=False).with_columns(
+            pl.col("user_id").cast(pl.Int64, strict=False),
+            *(pl.col(c).str.to_datetime(FORMAT, strict=False, cache=False) for c in TIMES),
+            pl.col("value").cast(pl.Float64, strict=False),
+        )
+    good = pl.all_horizontal(pl.col("user_id", "session_start", "event_type", "value").is_not_null())
+    how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "row_group_size": 131_072, "lazy": True}
+    sinks = [
+        typed.filter(good).sink_parquet(folder / "raw_events.parquet", **how),
+        typed.filter(~good).sink_parquet(folder / "quarantined.parquet", **how),
+    ]
+    pl.collect_all(sinks, engine="streaming")
+    events = pl.scan_parquet(folder / "raw_events.parquet")
+    timed = _polars_filled(events).with_columns(
+        duration=(pl.col("session_end") - pl.col("session_start")).dt.total_microseconds() / 1e6
+    )
+    duration = pl.col("duration")
+    timed.group_by("user_id").agg(
+        total_sessions=pl.len().cast(pl.Int64),
+        avg_duration=duration.mean().round(2),
+        max_duration=duration.max().round(2),
+        min_duration=duration.filter(duration > 0).min().round(2),
+        total_value=pl.col("value").sum().round(2),
+        mean_value=pl.col("value").mean().round(2),
+        anomaly_count=(duration <= 0).sum().cast(pl.Int64),
+    ).sort("user_id").sink_parquet(folder / "session_metrics.parquet")
+    labels, value, lasting = pl.collect_all(
+        [
+            events.select(
+                x
+                for c in LABELS
+                for x in (
+                    pl.col(c).count().alias(f"{c} count"),
+                    pl.col(c).null_count().alias(f"{c} null_count"),
+                    pl.col(c).min().cast(pl.String).alias(f"{c} min"),
+                    pl.col(c).max().cast(pl.String).alias(f"{c} max"),
+                    pl.col(c).drop_nulls().n_unique().alias(f"{c} n_unique"),
+                )
+            ),
+            events.select(_polars_figures("value")),
+            timed.select(_polars_figures("duration")),
+        ],
+        engine="streaming",
+    )
+    of_value, of_duration = value.to_dicts()[0], lasting.to_dicts()[0]
+    of_labels = labels.to_dicts()[0]
+    names = ("count", "null_count", "min", "max", "n_unique")
+    summary = [{"column_name": c, **{n: of_labels[f"{c} {n}"] for n in names}} for c in LABELS]
+    summary += [{"column_name": "value", **of_value}, {"column_name": "duration", **of_duration}]
+    for row in summary:
+        row["min"], row["max"] = str(row["min"]), str(row["max"])
+    pl.DataFrame(summary, infer_schema_length=None).write_parquet(folder / "summary_statistics.parquet")
+    span = FACTOR * (of_value["p75"] - of_value["p25"])
+    low, high = of_value["p25"] - span, of_value["p75"] + span
+    events.filter((pl.col("value") < low) | (pl.col("value") > high)).with_columns(
+        outlier_score=((pl.col("value") - of_value["p50"]) / of_value["std"]).round(6)
+    ).sink_parquet(folder / "outliers.parquet")
+    events.group_by("event_type").agg(pl.len().cast(pl.Int64).alias("count")).sort(
+        "count", descending=True
+    ).with_columns(proportion=pl.col("count") / pl.col("count").sum()).sink_parquet(
+        folder / "event_distribution.parquet"
+    )
+
+
+def _polars_filled(events: Any) -> Any:  # noqa: ANN401 - the engine is not imported here
+    """Missing ends from the user's next known one; only users who miss one are sorted."""
+    import polars as pl
+
+    key = ["user_id", "session_start", "session_end"]
+    is_open = pl.col("session_end").is_null()
+    rows = events.select(*key, "value")
+    asked = rows.filter(is_open).select(key).unique()
+    known = rows.filter(~is_open).select(key).join(asked.select("user_id").unique(), on="user_id", how="semi")
+    filled = (
+        pl.concat([asked, known])
+        .sort(key, nulls_last=False)
+        .with_columns(was_open=is_open, filled=pl.col("session_end").backward_fill().over("user_id"))
+        .filter("was_open")
+        .select("user_id", "session_start", session_end="filled")
+    )
+    answered = rows.filter(is_open).drop("session_end").join(filled, on=["user_id", "session_start"], how="left")
+    return pl.concat([rows.filter(~is_open), answered.select(*key, "value")])
+
+
+def _polars_figures(column: str) -> list[Any]:
+    import polars as pl
+
+    x = pl.col(column)
+    return [
+        x.count().alias("count"),
+        x.null_count().alias("null_count"),
+        x.mean().alias("mean"),
+        x.std().alias("std"),
+        x.min().alias("min"),
+        x.max().alias("max"),
+        *(x.quantile(q, interpolation="linear").alias(f"p{q * 100:.0f}") for q in (0.25, 0.5, 0.75)),
+        x.drop_nulls().n_unique().alias("n_unique"),
+    ]
+
+
+FILLED = """SELECT user_id, session_start, value, coalesce(session_end, first_value(session_end IGNORE NULLS) OVER (
+    PARTITION BY user_id ORDER BY session_start, session_end NULLS FIRST
+    ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)) AS session_end FROM {events}"""
+
+
+def bare_duckdb(source: Path, folder: Path) -> None:
+    """DuckDB's SQL: the typed rows once to Parquet, the tables from that."""
+    import duckdb
+
+    to = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
+    events = f"'{folder}/raw_events.parquet'"
+    if source.suffix == ".parquet":
+        typed = f"SELECT * FROM '{source}'"
+    else:
+        casts = ", ".join(
+            f"TRY_CAST({c} AS {t}) AS {c}"
+            for c, t in zip(NAMES, ("BIGINT", "TIMESTAMP", "TIMESTAMP", "VARCHAR", "DOUBLE"), strict=True)
+        )
+        typed = f"SELECT {casts} FROM read_csv('{source}', all_varchar = true, header = true)"
+    good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
+    numbers = """count({c}) AS count, count(*) - count({c}) AS null_count, avg({c}) AS mean, stddev_samp({c}) AS std,
+        min({c})::VARCHAR AS min, quantile_cont({c}, 0.25) AS p25, quantile_cont({c}, 0.5) AS p50,
+        quantile_cont({c}, 0.75) AS p75, max({c})::VARCHAR AS max, count(DISTINCT {c}) AS n_unique"""
+    label = """count({c}) AS count, count(*) - count({c}) AS null_count, min({c})::VARCHAR AS min,
+        max({c})::VARCHAR AS max, count(DISTINCT {c}) AS n_unique"""
+    filled = FILLED.format(events=events)
+    duration = "(epoch_us(session_end) - epoch_us(session_start)) / 1e6"
+    timed = f"SELECT user_id, value, {duration} AS duration FROM ({filled})"
+    with duckdb.connect() as connection:
+        run = connection.execute
+        run("SET preserve_insertion_order = false")
+        run(f"CREATE TEMP VIEW typed AS {typed}")
+        run(f"COPY (SELECT * FROM typed WHERE {good}) TO {events} {to}")
+        run(f"COPY (SELECT * FROM typed WHERE NOT coalesce({good}, false)) TO '{folder}/quarantined.parquet' {to}")
+        run(
+            f"""COPY (SELECT user_id, count(*) AS total_sessions, round(avg(duration), 2) AS avg_duration,
+            round(max(duration), 2) AS max_duration, round(min(duration) FILTER (duration > 0), 2) AS min_duration,
+            round(sum(value), 2) AS total_value, round(avg(value), 2) AS mean_value,
+            count(*) FILTER (duration <= 0) AS anomaly_count FROM ({timed}) GROUP BY user_id ORDER BY user_id)
+            TO '{folder}/session_metrics.parquet' {to}"""
+        )
+        parts = [f"SELECT '{c}' AS column_name, {label.format(c=c)} FROM {events}" for c in LABELS]
+        parts += [f"SELECT 'value' AS column_name, {numbers.format(c='value')} FROM {events}"]
+        parts += [f"SELECT 'duration' AS column_name, {numbers.format(c='duration')} FROM ({timed})"]
+        run(f"CREATE TEMP TABLE summary AS {' UNION ALL BY NAME '.join(parts)}")
+        run(f"COPY summary TO '{folder}/summary_statistics.parquet' {to}")
+        found = run("SELECT p25, p50, p75, std FROM summary WHERE column_name = 'value'").fetchone()
+        p25, p50, p75, std = found or (0.0, 0.0, 0.0, 1.0)
+        low, high = p25 - FACTOR * (p75 - p25), p75 + FACTOR * (p75 - p25)
+        run(
+            f"COPY (SELECT *, round((value - {p50}) / {std}, 6) AS outlier_score FROM {events} "
+            f"WHERE value < {low} OR value > {high}) TO '{folder}/outliers.parquet' {to}"
+        )
+        run(
+            f"COPY (SELECT *, count / sum(count) OVER () AS proportion FROM (SELECT event_type, count(*) AS count "
+            f"FROM {events} GROUP BY event_type) ORDER BY count DESC) TO '{folder}/event_distribution.parquet' {to}"
+        )
+
+
+def bare_chdb(source: Path, folder: Path) -> None:
+    """ClickHouse's engine in the process; its own SQL, the same tables."""
+    import chdb
+
+    def run(query: str, name: str) -> None:
+        chdb.query(
+            f"{query} INTO OUTFILE '{folder}/{name}.parquet' FORMAT Parquet "
+            "SETTINGS output_format_parquet_compression_method='zstd', join_use_nulls=1, union_default_mode='ALL'"
+        )
+
+    events = f"file('{folder}/raw_events.parquet', Parquet)"
+    if source.suffix == ".parquet":
+        typed = f"SELECT * FROM file('{source}', Parquet)"
+    else:
+        typed = f"""SELECT toInt64OrNull(user_id) AS user_id,
+            parseDateTimeOrNull(session_start, '%Y-%m-%d %H:%i:%s') AS session_start,
+            parseDateTimeOrNull(session_end, '%Y-%m-%d %H:%i:%s') AS session_end, event_type,
+            toFloat64OrNull(value) AS value FROM file('{source}', CSVWithNames, 'user_id String, session_start String,
+            session_end String, event_type String, value String')"""
+    good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
+    run(f"SELECT * FROM ({typed}) WHERE {good}", "raw_events")
+    run(f"SELECT * FROM ({typed}) WHERE NOT ({good})", "quarantined")
+    filled = f"""SELECT user_id, session_start AS s, value, ifNull(session_end, first_value(session_end) OVER (
+        PARTITION BY user_id ORDER BY session_start, session_end NULLS FIRST
+        ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)) AS e FROM {events}"""
+    timed = f"SELECT user_id, value, dateDiff('second', s, e)::Nullable(Float64) AS duration FROM ({filled})"
+    run(
+        f"""SELECT user_id, count() AS total_sessions, round(avg(duration), 2) AS avg_duration,
+        round(max(duration), 2) AS max_duration, round(minIf(duration, duration > 0), 2) AS min_duration,
+        round(sum(value), 2) AS total_value, round(avg(value), 2) AS mean_value,
+        countIf(duration <= 0) AS anomaly_count FROM ({timed}) GROUP BY user_id ORDER BY user_id""",
+        "session_metrics",
+    )
+    nothing = "NULL::Nullable(Float64)"
+    parts = [
+        f"""SELECT '{c}' AS column_name, count({c}) AS count, count() - count({c}) AS null_count, {nothing} AS mean,
+        {nothing} AS std, toString(min({c})) AS min, {nothing} AS p25, {nothing} AS p50, {nothing} AS p75,
+        toString(max({c})) AS max, uniqExact({c}) AS n_unique FROM {events}"""
+        for c in LABELS
+    ]
+    parts += [
+        f"""SELECT '{c}' AS column_name, count({c}) AS count, count() - count({c}) AS null_count, avg({c}) AS mean,
+        stddevSamp({c}) AS std, toString(min({c})) AS min, quantileExactInclusive(0.25)({c}) AS p25,
+        quantileExactInclusive(0.5)({c}) AS p50, quantileExactInclusive(0.75)({c}) AS p75, toString(max({c})) AS max,
+        uniqExact({c}) AS n_unique FROM {table}"""
+        for c, table in (("value", events), ("duration", f"({timed})"))
+    ]
+    run(" UNION ALL ".join(parts), "summary_statistics")
+    row = chdb.query(
+        f"SELECT p25, p50, p75, std FROM file('{folder}/summary_statistics.parquet') WHERE column_name = 'value'",
+        "CSV",
+    )
+    p25, p50, p75, std = (float(x) for x in str(row).strip().split(","))
+    low, high = p25 - FACTOR * (p75 - p25), p75 + FACTOR * (p75 - p25)
+    run(
+        f"SELECT *, round((value - {p50}) / {std}, 6) AS outlier_score FROM {events} "
+        f"WHERE value < {low} OR value > {high}",
+        "outliers",
+    )
+    run(
+        f"SELECT event_type, count() AS count, count / sum(count) OVER () AS proportion FROM {events} "
+        "GROUP BY event_type ORDER BY count DESC",
+        "event_distribution",
+    )
+
+
+def tutorial_pandas(source: Path, folder: Path) -> None:
+    """Pandas in the way that tutorials show: the whole day in memory, groups with lambdas."""
+    import pandas as pd
+
+    frame = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    frame["user_id"] = pd.to_numeric(frame["user_id"], errors="coerce").astype("Int64")
+    for column in TIMES:
+        frame[column] = pd.to_datetime(frame[column], errors="coerce")
+    frame["value"] = pd.to_numeric(frame["value"], errors="coerce")
+    good = frame[["user_id", "session_start", "event_type", "value"]].notna().all(axis=1)
+    frame[~good].to_parquet(folder / "quarantined.parquet")
+    events = frame[good]
+    events.to_parquet(folder / "raw_events.parquet")
+    timed = events.sort_values(["user_id", "session_start", "session_end"], na_position="first")
+    timed["session_end"] = timed.groupby("user_id")["session_end"].bfill()
+    timed["duration"] = (timed["session_end"] - timed["session_start"]).dt.total_seconds()
+    users = timed.groupby("user_id").agg(
+        total_sessions=("session_start", "size"),
+        avg_duration=("duration", "mean"),
+        max_duration=("duration", "max"),
+        min_duration=("duration", lambda x: x[x > 0].min()),
+        total_value=("value", "sum"),
+        mean_value=("value", "mean"),
+        anomaly_count=("duration", lambda x: (x <= 0).sum()),
+    )
+    users.round(2).reset_index().to_parquet(folder / "session_metrics.parquet")
+    rows = []
+    for name in (*LABELS, "value", "duration"):
+        column = timed["duration"] if name == "duration" else events[name]
+        row = {"column_name": name, "count": column.count(), "null_count": column.isna().sum()}
+        row |= {"min": str(column.min()), "max": str(column.max()), "n_unique": column.nunique()}
+        if name in ("value", "duration"):
+            quantiles = column.quantile([0.25, 0.5, 0.75])
+            row |= {"mean": column.mean(), "std": column.std()}
+            row |= dict(zip(("p25", "p50", "p75"), quantiles, strict=True))
+        rows.append(row)
+    pd.DataFrame(rows).to_parquet(folder / "summary_statistics.parquet")
+    value = events["value"]
+    p25, p50, p75 = value.quantile([0.25, 0.5, 0.75])
+    span = FACTOR * (p75 - p25)
+    outliers = events[(value < p25 - span) | (value > p75 + span)].copy()
+    outliers["outlier_score"] = ((outliers["value"] - p50) / value.std()).round(6)
+    outliers.to_parquet(folder / "outliers.parquet")
+    types = events["event_type"].value_counts().rename_axis("event_type").reset_index(name="count")
+    types["proportion"] = types["count"] / types["count"].sum()
+    types.to_parquet(folder / "event_distribution.parquet")

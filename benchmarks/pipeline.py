@@ -1,0 +1,392 @@
+"""What a day costs from its file to all of its tables, beside bare engines that make the same tables by hand.
+
+Here: `python -m benchmarks.pipeline ROWS [--rounds N] [--source csv|parquet] [--only TEXT] [--write]`. The day is
+generated, the same each time. Each case runs in a process of its own, cases interleaved, and the best of the rounds
+counts: CPU seconds, wall seconds, peak memory above the imports. Before it is measured each case makes a day of 1,000
+rows, so that nobody pays for what is done once. The tables of all cases are compared. ``--write`` puts the figures into
+docs/benchmarks.md. Not here: what the bare engines do (``engines.py``), ingest alone (``ingest.py``), many days
+(``days.py``).
+
+chdb and pandas are no dependencies of this project: chdb takes part where it is installed, pandas where the variable
+PANDAS_PYTHON names an interpreter that has it; what is missing is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import engines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import polars as pl
+
+    from data_assets.config import PipelineConfig
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+DAY = "2024-03-01"
+CHUNK = 1_000_000
+ROWS_OF_A_USER = 100
+BARE = "bare Polars"
+
+
+# ---- The day -----------------------------------------------------------------------------------------------------
+
+
+def make(path: Path, rows: int) -> None:
+    """One day of ``rows`` events, 100 a user; 2 % without an end, 1 % far out, 0.1 % without a user."""
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        chunks = (chunk.to_arrow() for chunk in _chunks(rows))
+        first = next(chunks)
+        with pq.ParquetWriter(path, first.schema, compression="zstd") as out:
+            out.write_table(first)
+            for chunk in chunks:
+                out.write_table(chunk)
+        return
+    with path.open("wb") as text:
+        text.write((",".join(engines.NAMES) + "\n").encode())
+        for chunk in _chunks(rows):
+            chunk.write_csv(text, include_header=False, quote_style="never", datetime_format=engines.FORMAT)
+
+
+def _chunks(rows: int) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    users = max(1, rows // ROWS_OF_A_USER)
+    n = pl.col("n")
+    key = (n * 2_654_435_761) % 4_294_967_296
+    start = pl.datetime(2024, 3, 1) + pl.duration(seconds=key % 86_400)
+    value = (key // 11 % 100_000) / 100
+    for first in range(0, rows, CHUNK):
+        yield (
+            pl.int_range(first, min(first + CHUNK, rows), eager=True)
+            .alias("n")
+            .to_frame()
+            .lazy()
+            .select(
+                user_id=pl.when(n % 1_000 != 999).then(key // 5 % users),
+                session_start=start,
+                session_end=pl.when(n % 50 != 7).then(start + pl.duration(seconds=key // 3 % 7_200)),
+                event_type=pl.concat_str(pl.lit("type_"), (key // 7 % 12).cast(pl.String)),
+                value=pl.when(n % 100 == 42).then(value * 50).otherwise(value),
+            )
+            .collect()
+        )
+
+
+# ---- The project -------------------------------------------------------------------------------------------------
+
+
+def _configured(source: Path, folder: Path) -> PipelineConfig:
+    """A project in ``folder`` with the file as its raw data."""
+    from data_assets.config import PipelineConfig
+
+    raw = folder / "data" / "raw"
+    raw.mkdir(parents=True)
+    (raw / f"{DAY}{source.suffix}").hardlink_to(source)
+    return PipelineConfig.model_validate(
+        {
+            "data_dir": folder / "data",
+            "start_date": "2024-01-01",
+            "timezone": "UTC",
+            "source": {"settle_seconds": 0, "required": ["user_id", "session_start", "event_type", "value"]},
+        }
+    )
+
+
+def dagster_graph(source: Path, folder: Path) -> None:
+    """The project as it runs: ledger, ingest, metrics, checks, warehouse, report, event log on disk."""
+    from dagster import DagsterInstance
+
+    from data_assets.cli import QUIET
+    from data_assets.definitions import build_definitions
+    from data_assets.jobs import ALL_DAYS, range_tags
+
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(
+        (ROOT / "dagster.yaml").read_text().replace(": .dagster", f": {home}"), encoding="utf-8"
+    )
+    job = build_definitions(_configured(source, folder)).resolve_job_def(ALL_DAYS)
+    with DagsterInstance.from_config(str(home)) as instance:
+        done = job.execute_in_process(instance=instance, run_config=QUIET, tags=range_tags(DAY, DAY))
+        if not done.success:
+            raise SystemExit(f"{source.name}: the run failed")
+
+
+def functions_alone(source: Path, folder: Path) -> None:
+    """The same functions and stores, without Dagster, checks and report."""
+    from data_assets import landing, metrics, staging
+    from data_assets.contracts import tables
+    from data_assets.storage import Lake, Warehouse, scratch_folder
+
+    config = _configured(source, folder)
+    lake, known = Lake(config.lake_dir), tables()
+    warehouse = Warehouse(config.warehouse_path, lake)
+    ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
+    with scratch_folder(config.scratch_dir) as scratch:
+        staged, refused = staging.stage(config, ledger, [DAY], scratch)
+        if refused:
+            raise SystemExit(str(refused))
+        day = staged[DAY]
+        lake.write(known["raw_events"], DAY, day.valid, day.notes)
+        lake.write(known["quarantined_events"], DAY, day.quarantined, {})
+    events = lake.scan(known["raw_events"], [DAY])
+    users = metrics.session_metrics(events, config.precision).collect(engine="streaming")
+    lake.write(known["outliers"], DAY, metrics.outliers(events, config.outliers.factor), {})
+    types = metrics.event_distribution(events).collect()
+    summary = metrics.summary_statistics(events).collect()
+    kpis = metrics.daily_kpis(
+        events,
+        users.lazy(),
+        types.lazy(),
+        outlier_count=lake.current("outliers", DAY).rows,  # type: ignore[union-attr]  # written above
+        counts=metrics.RowCounts(**staging.sums(day.by_file)),
+        precision=config.precision,
+    )
+    made = {"session_metrics": users, "event_distribution": types, "summary_statistics": summary, "daily_kpis": kpis}
+    for name, frame in made.items():
+        warehouse.replace(known[name], {DAY: frame.lazy()})
+
+
+OURS = ("data_assets.definitions", "data_assets.assets", "data_assets.cli", "pandera.polars", "pyarrow.dataset")
+CASES: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
+    "data_assets, the whole graph": (dagster_graph, OURS),
+    "data_assets, its functions alone": (functions_alone, OURS),
+    BARE: (engines.bare_polars, ("polars",)),
+    "bare DuckDB": (engines.bare_duckdb, ("duckdb",)),
+    "bare ClickHouse (chdb)": (engines.bare_chdb, ("chdb",)),
+    "pandas, as tutorials write it": (engines.tutorial_pandas, ("pandas", "pyarrow.parquet")),
+}
+
+
+# ---- One case in a process ---------------------------------------------------------------------------------------
+
+
+def child(case: str, source: Path, small: Path, folder: Path) -> None:
+    """One case in this process; prints CPU seconds, wall seconds and peak MB above the imports and in all."""
+    run, needed = CASES[case]
+    for name in needed:
+        importlib.import_module(name)
+    imported = _memory_mb("VmRSS")
+    (folder / "warm").mkdir()
+    (folder / "out").mkdir()
+    run(small, folder / "warm")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    started, cpu = time.monotonic(), time.process_time()
+    run(source, folder / "out")
+    cpu, wall = time.process_time() - cpu, time.monotonic() - started
+    peak = _memory_mb("VmHWM")
+    sys.stdout.write(f"\n{cpu} {wall} {peak - imported} {peak}\n")
+
+
+def _memory_mb(what: str) -> float:
+    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
+
+
+def _python(case: str) -> str | None:
+    """The interpreter for a case; None when what it needs is not there."""
+    if "pandas" in case:
+        return os.environ.get("PANDAS_PYTHON")
+    return sys.executable if all(importlib.util.find_spec(n.partition(".")[0]) for n in CASES[case][1]) else None
+
+
+def key_sums(folder: Path, *, ours: bool) -> dict[str, float]:
+    """Sums over every table, by which two makers of the tables are compared."""
+    import polars as pl
+
+    from data_assets.contracts import tables
+    from data_assets.storage import Lake, Warehouse
+
+    if ours:
+        lake = Lake(folder / "data" / "lake")
+        warehouse = Warehouse(folder / "data" / "warehouse.duckdb", lake)
+    read: dict[str, pl.LazyFrame] = {}
+    for name in ("raw_events", "quarantined_events", "session_metrics", "outliers", "event_distribution",
+                 "summary_statistics"):  # fmt: skip
+        if not ours:
+            read[name] = pl.scan_parquet(folder / f"{name.removesuffix('_events') if 'quar' in name else name}.parquet")
+        elif tables()[name].store == "lake":
+            read[name] = lake.scan(tables()[name], [DAY])
+        else:
+            read[name] = warehouse.query_days(tables()[name], [DAY]).lazy()
+    users = ("total_sessions", "avg_duration", "max_duration", "min_duration", "total_value", "mean_value")
+    figures = ("count", "null_count", "mean", "std", "p25", "p50", "p75", "n_unique")
+    sums = [
+        read["raw_events"].select(pl.len().alias("valid"), pl.sum("value"), pl.sum("user_id")),
+        read["quarantined_events"].select(pl.len().alias("quarantined")),
+        read["session_metrics"].select(pl.len().alias("users"), pl.sum(*users, "anomaly_count")),
+        read["outliers"].select(pl.len().alias("outliers"), pl.sum("outlier_score")),
+        read["event_distribution"].select(pl.len().alias("types"), pl.sum("proportion"), pl.col("count").max()),
+        *(
+            read["summary_statistics"]
+            .filter(pl.col("column_name") == name)
+            .select(pl.col(c).cast(pl.Float64).alias(f"{name} {c}") for c in figures)
+            for name in ("value", "duration")
+        ),
+        *(
+            read["summary_statistics"]
+            .filter(pl.col("column_name") == name)
+            .select(pl.col(c).cast(pl.Float64).alias(f"{name} {c}") for c in ("count", "null_count", "n_unique"))
+            for name in engines.LABELS
+        ),
+    ]
+    found: dict[str, float] = {}
+    for part in pl.collect_all(sums, engine="streaming"):
+        found |= {name: float(x) for name, x in part.to_dicts()[0].items()}
+    return found
+
+
+def differences(these: dict[str, float], those: dict[str, float]) -> list[str]:
+    """Sums that differ by more than rounding: engines round halves differently."""
+    return [
+        f"{name}: {these[name]} against {those[name]}"
+        for name in those
+        if not math.isclose(these[name], those[name], rel_tol=1e-6)
+    ]
+
+
+def measured(rows: int, kind: str, rounds: int, wanted: str) -> dict[str, list[float]]:
+    """The best round of each case, by CPU: CPU-s, wall-s, MB above the imports, MB in all."""
+    best: dict[str, list[float]] = {}
+    tables: dict[str, dict[str, float]] = {}
+    cases = {case: _python(case) for case in CASES if wanted in case}
+    for case in [case for case, python in cases.items() if python is None]:
+        del cases[case]
+        sys.stdout.write(f"{case}: not installed, left out\n")
+    with tempfile.TemporaryDirectory() as place:
+        source, small = Path(place) / f"day.{kind}", Path(place) / f"small.{kind}"
+        make(source, rows)
+        make(small, 1_000)
+        for number in range(rounds):
+            for case, python in cases.items():
+                with tempfile.TemporaryDirectory(dir=place) as folder:
+                    command = [
+                        str(python),
+                        "-m",
+                        "benchmarks.pipeline",
+                        "--child",
+                        case,
+                        str(source),
+                        str(small),
+                        folder,
+                    ]
+                    done = subprocess.run(
+                        command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment(case)
+                    )
+                    figures = [float(x) for x in done.stdout.splitlines()[-1].split()]
+                    best[case] = min(best.get(case, figures), figures)
+                    if number == 0:
+                        tables[case] = key_sums(Path(folder) / "out", ours=case.startswith("data_assets"))
+    first = next(iter(tables))
+    wrong = [f"{c} differs from {first}: {x}" for c in tables for x in differences(tables[c], tables[first])]
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+    return best
+
+
+def _environment(case: str) -> dict[str, str]:
+    """Another interpreter takes nothing of this one's."""
+    taken = ("PYTHONPATH", "PYTHONHOME") if "pandas" in case else ()
+    return {name: value for name, value in os.environ.items() if name not in taken}
+
+
+# ---- The page ----------------------------------------------------------------------------------------------------
+
+
+def in_words(rows: int, best: dict[str, list[float]]) -> list[str]:
+    """The figures as a Markdown table."""
+    base = best[BARE][0] if BARE in best else math.nan
+    lines = [
+        "| what | CPU | wall | peak above imports | whole process | rows/CPU-s | to bare Polars |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case, (cpu, wall, memory, whole) in best.items():
+        ratio = "" if math.isnan(base) else f"{cpu / base:.2f}"
+        figures = (
+            f"{cpu:.2f} s",
+            f"{wall:.2f} s",
+            f"{memory:,.0f} MB",
+            f"{whole:,.0f} MB",
+            f"{rows / cpu:,.0f}",
+            ratio,
+        )
+        lines.append(f"| {' | '.join((case, *figures))} |")
+    return lines
+
+
+def machine() -> str:
+    """What the figures were taken on, in a sentence."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", info)
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / (1 << 20)
+    libraries = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("polars", "duckdb", "dagster", "pyarrow"))
+    return (
+        f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}), {memory:.0f} GiB, "
+        f"Python {platform.python_version()}, {libraries}; load of the machine {os.getloadavg()[1]:.1f}"
+    )
+
+
+INTRODUCTION = """# Benchmarks
+
+From one file of a day to all of its tables, beside bare engines that make the same tables by hand-written code, without
+ledger, checks, reasons of refused rows, atomic publishing, event log and report. Each case in a process of its own,
+warmed up with 1,000 rows, cases interleaved, the best round by CPU; the tables of all cases were compared. CPU seconds
+are the figures to trust. The engines' code: `benchmarks/engines.py`. What single steps cost: [figures.md](figures.md).
+"""
+
+
+def write_section(title: str, lines: list[str], page: Path = PAGE) -> None:
+    """Put a section into the page, in place of an earlier one with the same title."""
+    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
+    head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    kept = {s.partition("\n")[0]: s.partition("\n")[2].strip("\n") for s in sections}
+    kept[title] = "\n".join(["", *lines])
+    body = "".join(f"## {name}\n{content.rstrip()}\n\n" for name, content in kept.items())
+    page.write_text(head + body.rstrip("\n") + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """One size and format."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline")
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--source", choices=("csv", "parquet"), default="csv")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds it")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
+    asked = parser.parse_args()
+    best = measured(asked.rows, asked.source, asked.rounds, asked.only)
+    table = in_words(asked.rows, best)
+    sys.stdout.write("\n".join(table) + "\n")
+    if asked.write:
+        only = f" --only '{asked.only}'" if asked.only else ""
+        command = f"python -m benchmarks.pipeline {asked.rows} --source {asked.source} --rounds {asked.rounds}{only}"
+        taken = f"{dt.datetime.now(dt.UTC):%d %B %Y}, {machine()}. `{command}`"
+        form = {"csv": "CSV", "parquet": "Parquet"}[asked.source]
+        write_section(f"{asked.rows:,} rows of {form}", [taken, "", *table])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        name, *paths = sys.argv[2:]
+        child(name, *map(Path, paths))
+    else:
+        main()
