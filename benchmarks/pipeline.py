@@ -150,10 +150,11 @@ def functions_alone(source: Path, folder: Path) -> None:
         lake.write(known["raw_events"], DAY, day.valid, day.notes)
         lake.write(known["quarantined_events"], DAY, day.quarantined, {})
     events = lake.scan(known["raw_events"], [DAY])
-    users = metrics.session_metrics(events, config.precision).collect(engine="streaming")
-    lake.write(known["outliers"], DAY, metrics.outliers(events, config.outliers.factor), {})
+    figures = metrics.DayFigures(events, config.scratch_dir)
+    users = metrics.session_metrics(events, config.precision, figures).collect()
+    lake.write(known["outliers"], DAY, metrics.outliers(events, config.outliers.factor, figures), {})
     types = metrics.event_distribution(events).collect()
-    summary = metrics.summary_statistics(events).collect()
+    summary = metrics.summary_statistics(events, figures).collect()
     kpis = metrics.daily_kpis(
         events,
         users.lazy(),
@@ -161,6 +162,7 @@ def functions_alone(source: Path, folder: Path) -> None:
         outlier_count=lake.current("outliers", DAY).rows,  # type: ignore[union-attr]  # written above
         counts=metrics.RowCounts(**staging.sums(day.by_file)),
         precision=config.precision,
+        figures=figures,
     )
     made = {"session_metrics": users, "event_distribution": types, "summary_statistics": summary, "daily_kpis": kpis}
     for name, frame in made.items():

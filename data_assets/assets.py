@@ -9,6 +9,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -43,12 +44,13 @@ from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import column_lineage, column_schema
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
-from data_assets.storage import DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
+from data_assets.storage import VERSIONS, DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
 
 OWNERS = ["team:data"]
 RETRIES = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.FULL)
 BACKFILLS = BackfillPolicy.single_run()
 WAREHOUSE_POOL = "warehouse"
+MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
 Days = dict[str, pl.LazyFrame]
 
 
@@ -145,17 +147,34 @@ def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
     raise DayFailedError(what, hint, table=table, day=day)
 
 
+class _Figures:
+    """What the assets of a run share of a day's events."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._known: dict[str, metrics.DayFigures] = {}
+
+    def of(self, events: pl.LazyFrame) -> metrics.DayFigures:
+        """The figures of a day as it was loaded; the file that its plan names never changes."""
+        plan, made = events.explain(optimized=False), metrics.DayFigures(events, self.scratch)
+        if VERSIONS not in plan:
+            return made
+        if len(self._known) >= MOST_FIGURES:
+            self._known.clear()
+        return self._known.setdefault(plan, made)
+
+
 def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
     """Every asset of the graph, for one configuration."""
-    partitions = daily_partitions(config)
+    partitions, figures = daily_partitions(config), _Figures(config.scratch_dir)
     return [
         _landed_files(config),
         _raw_events(config, partitions),
-        _session_metrics(config, partitions),
-        _outliers(config, partitions),
+        _session_metrics(config, partitions, figures),
+        _outliers(config, partitions, figures),
         _event_distribution(config, partitions),
-        _summary_statistics(config, partitions),
-        _daily_kpis(config, partitions),
+        _summary_statistics(config, partitions, figures),
+        _daily_kpis(config, partitions, figures),
         _daily_report(config, partitions),
         _weekly_report(config),
         *(_published(config, partitions, name) for name in (config.postgres.tables if config.publishes else ())),
@@ -401,7 +420,9 @@ def _height(frame: pl.LazyFrame) -> int:
     return int(frame.select(pl.len()).collect(engine="streaming").item())
 
 
-def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _session_metrics(
+    config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures
+) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["session_metrics"]
 
     @_asset(_options(table, partitions, "metrics", "raw_events"))
@@ -410,9 +431,10 @@ def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefiniti
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            users = metrics.session_metrics(events, config.precision).collect(engine="streaming")
+            of_day = figures.of(events)
+            users = metrics.session_metrics(events, config.precision, of_day).collect()
             sessions, anomalies = users.select(pl.sum("total_sessions", "anomaly_count")).row(0)
-            agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", _height(events)))
+            agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.bounds["rows"]))
             return Computed(
                 users.lazy(),
                 [checks.contract(table, users.lazy()), agree],
@@ -424,7 +446,7 @@ def _session_metrics(config: PipelineConfig, partitions: DailyPartitionsDefiniti
     return session_metrics
 
 
-def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["outliers"]
 
     @_asset(_options(table, partitions, "metrics", "raw_events"))
@@ -433,7 +455,8 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> 
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            rows = metrics.outliers(events, config.outliers.factor).collect(engine="streaming")
+            found = metrics.outliers(events, config.outliers.factor, figures.of(events))
+            rows = found.collect(engine="streaming")
             fences = rows.select("iqr_lower", "iqr_upper").head(1).to_dicts()
             return Computed(
                 rows.lazy(),
@@ -477,7 +500,9 @@ def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefin
     return event_distribution
 
 
-def _summary_statistics(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _summary_statistics(
+    config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures
+) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["summary_statistics"]
 
     @_asset(_options(table, partitions, "metrics", "raw_events"))
@@ -486,7 +511,7 @@ def _summary_statistics(config: PipelineConfig, partitions: DailyPartitionsDefin
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            statistics = metrics.summary_statistics(events).collect()
+            statistics = metrics.summary_statistics(events, figures.of(events)).collect()
             counts = checks.column_counts(statistics, _height(events))
             value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
             return Computed(
@@ -500,7 +525,7 @@ def _summary_statistics(config: PipelineConfig, partitions: DailyPartitionsDefin
     return summary_statistics
 
 
-def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["daily_kpis"]
 
     inputs = ("raw_events", "session_metrics", "outliers", "event_distribution")
@@ -525,6 +550,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 outlier_count=_height(_need("outliers", outliers, day, log)),
                 counts=counts,
                 precision=config.precision,
+                figures=figures.of(events),
             ).collect()
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}

@@ -1,8 +1,9 @@
 """What a day came to: sessions, outliers, distribution, summary and KPIs, as pure functions of its raw events.
 
 Here: Polars functions from one day's ``raw_events`` (and tables made from it) to the tables below it. Not here: what
-makes an event valid (``ingest/``), the columns and types of the tables (``contracts.py``), what must hold between them
-(``checks.py``), where they are stored (``io_managers.py``), how a day compares with others (``report/``).
+makes an event valid (``ingest/``), how missing ends are filled (``filling.py``), the columns and types of the tables
+(``contracts.py``), what must hold between them (``checks.py``), where they are stored (``io_managers.py``), how a day
+compares with others (``report/``).
 
 Arithmetic, so that the same rows in any order and on any number of threads give the same bytes:
 
@@ -17,21 +18,29 @@ Arithmetic, so that the same rows in any order and on any number of threads give
 - Results are rounded once, at the end, half to even as Polars does it on doubles; minus zero becomes zero. A sum that
   exceeds a double is a ContractError, as is a value that is not finite.
 
-Only aggregates are collected inside these functions (counts, bounds, one row per event type or bin) and, for the
-summary and the KPIs, the one column of durations; events stay lazy.
+Only aggregates are collected inside these functions (counts, bounds, one row per user, event type or bin) and the rows
+of some users at a time; a day of up to two million rows is one such part.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Sequence
+import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import polars as pl
 
+from data_assets import filling
 from data_assets.contracts import Table, UserIdType, tables
 from data_assets.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 SECOND_US = 1_000_000
 FIXED = 1_000_000_000  # fixed point: units of a sum of values
@@ -73,84 +82,152 @@ class RowCounts:
 # ---- Tables ------------------------------------------------------------------------------------------------------
 
 
-def durations(events: pl.LazyFrame) -> pl.LazyFrame:
-    """The events with missing ends filled, and their duration.
+class DayFigures:
+    """What several tables of a day rest on, found out when first asked for and then kept: a few numbers, no rows.
 
-    A missing end takes that of the same user's row with the smallest (start, end) among those whose end is known and
-    whose start is not before its own; where there is none it stays null. The order of rows plays no part. Only rows of
-    users who miss an end are sorted for it; a day that misses none pays for a scan of the two time columns.
-
-    Returns:
-        Every row and column of ``events``, in no promised order, with ``session_end`` filled and ``duration_us``
-        (int64, microseconds, null where there is no end) added in place of any source column of that name.
-
-    Raises:
-        ContractError: a duration does not fit into 64 bits of microseconds.
+    Args:
+        events: raw_events of one day.
+        scratch: a folder for the parts of a day that is too long to hold; without it every day is held.
     """
-    start, end = pl.col(START), pl.col(END)
-    us = pl.Int64
-    bounds = (
-        events.select(
-            open_=end.null_count(),
-            first_start=start.min().cast(us),
-            last_start=start.max().cast(us),
-            first_end=end.min().cast(us),
-            last_end=end.max().cast(us),
+
+    def __init__(self, events: pl.LazyFrame, scratch: Path | None = None) -> None:
+        self.events = events
+        self.scratch = scratch
+        self._durations: Numbers | None = None
+
+    @cached_property
+    def bounds(self) -> dict[str, int]:
+        """``rows``, and ``magnitude``: the largest absolute value, 0 without values. One scan.
+
+        Raises:
+            ContractError: a value is not finite, or a duration does not fit into 64 bits of microseconds.
+        """
+        start, end, value = pl.col(START), pl.col(END), pl.col(VALUE)
+        found = self.events.select(
+            rows=pl.len(),
+            first_start=start.min().cast(pl.Int64),
+            last_start=start.max().cast(pl.Int64),
+            first_end=end.min().cast(pl.Int64),
+            last_end=end.max().cast(pl.Int64),
+            magnitude=value.abs().max(),
+            finite=value.is_finite().all(),
         )
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
-    if bounds["first_end"] is not None and (
-        max(bounds["last_end"] - bounds["first_start"], bounds["last_start"] - bounds["first_end"]) > INT64_MAX
-    ):
-        raise ContractError(
-            "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
-            "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
-            table="raw_events",
-        )
-    filled = _with_filled_ends(events) if bounds["open_"] else events
-    return filled.with_columns((pl.col(END) - start).dt.total_microseconds().alias("duration_us"))
+        bounds = found.collect(engine="streaming").row(0, named=True)
+        if bounds["first_end"] is not None and (
+            max(bounds["last_end"] - bounds["first_start"], bounds["last_start"] - bounds["first_end"]) > INT64_MAX
+        ):
+            raise ContractError(
+                "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
+                "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
+                table="raw_events",
+            )
+        if not bounds["finite"]:
+            raise _not_finite(VALUE)
+        return {"rows": bounds["rows"], "magnitude": bounds["magnitude"] or 0.0}
+
+    @cached_property
+    def values(self) -> Numbers:
+        """The column ``value``."""
+        return _numbers(self.events.select(VALUE), VALUE)
+
+    @property
+    def durations(self) -> Numbers:
+        """The durations in microseconds, missing ends filled; left behind by :meth:`sessions`."""
+        if self._durations is None:
+            self.sessions(precision=0)
+        return cast("Numbers", self._durations)
+
+    def sessions(self, precision: int) -> pl.DataFrame:
+        """The table session_metrics: see :func:`session_metrics`."""
+        rows, magnitude = self.bounds["rows"], self.bounds["magnitude"]
+        columns = self.events.select(USER, START, END, VALUE)
+        users = [_table("session_metrics", self.events).empty()]
+        with contextlib.ExitStack() as stack:
+            lengths = _Kept(stack.enter_context(_folder(self.scratch)) if self.scratch else None)
+            for part in filling.durations(columns, rows, self.scratch):
+                users.append(_sessions(part, precision, magnitude))
+                lengths.add(part.select("duration_us"))
+            self._durations = _numbers(lengths.scan(), "duration_us")
+        return pl.concat(users).sort(USER)
 
 
-def session_metrics(events: pl.LazyFrame, precision: int) -> pl.LazyFrame:
+class _Kept:
+    """Frames that are put aside: in memory, or below a folder when there is one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._frames: list[pl.LazyFrame] = []
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """One more."""
+        if self.folder is None:
+            self._frames.append(frame.lazy())
+            return
+        path = self.folder / f"{len(self._frames):06d}.parquet"
+        frame.write_parquet(path, compression="uncompressed", statistics=False)
+        self._frames.append(pl.scan_parquet(path, glob=False, hive_partitioning=False))
+
+    def scan(self) -> pl.LazyFrame:
+        """All of them."""
+        return pl.concat(self._frames)
+
+
+@contextlib.contextmanager
+def _folder(scratch: Path) -> Iterator[Path]:
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        yield Path(folder)
+
+
+def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | None = None) -> pl.LazyFrame:
     """One row per user: how many sessions, how long, how much value, how many anomalies.
 
-    Durations are in seconds. ``avg_duration`` and ``max_duration`` are over all known durations, ``min_duration`` over
-    the positive ones; a duration of zero or less counts as an anomaly, an unknown one as none. ``total_value`` and
-    ``mean_value`` are null for a user without values. See the module's notes on exact sums.
+    Durations are in seconds, missing ends filled (``filling.py``). ``avg_duration`` and ``max_duration`` are over all
+    known durations, ``min_duration`` over the positive ones; a duration of zero or less counts as an anomaly, an
+    unknown one as none. ``total_value`` and ``mean_value`` are null for a user without values. See the module's notes
+    on exact sums.
 
     Args:
         events: raw_events of one day.
         precision: decimals that the five floats are rounded to.
+        figures: those of the same day, where they are known.
 
     Returns:
         The table session_metrics, sorted by user_id.
     """
-    columns = events.select(USER, START, END, VALUE)
-    has_huge_values = _magnitude(columns, VALUE) >= FIXED_LIMIT
+    made = (figures or DayFigures(events)).sessions(precision)
+    return _table("session_metrics", events).conform(made.lazy())
+
+
+def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataFrame:
+    """Rows of session_metrics for some users, in no promised order."""
     duration = pl.col("duration_us")
+    longest, shortest = timed.select(duration.max().alias("max"), duration.min().alias("min")).row(0)
+    is_long = max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
+    is_large = (magnitude + 1) * FIXED * timed.height >= INT64_MAX // 2
     per_user = (
-        durations(columns)
+        timed.lazy()
         .group_by(USER)
         .agg(
             pl.len().cast(pl.Int64).alias("total_sessions"),
             duration.count().alias("timed"),
-            duration.cast(pl.Int128).sum().alias("duration_sum"),
+            duration.cast(pl.Int128 if is_long else pl.Int64).sum().alias("duration_sum"),
             duration.max().alias("longest"),
             duration.filter(duration > 0).min().alias("shortest"),
             (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
-            _fixed(pl.col(VALUE)).sum().alias("value_sum"),
+            _fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
             pl.col(VALUE).count().alias("valued"),
         )
     )
-    total = pl.col("value_sum").cast(pl.Float64) / FIXED
-    mean = pl.col("value_sum").cast(pl.Float64) / (pl.col("valued").cast(pl.Float64) * FIXED)
-    if has_huge_values:
-        per_user = per_user.join(_huge_totals(columns), on=USER, how="left")
+    value_sum = pl.col("value_sum").cast(pl.Int128).cast(pl.Float64)
+    total = value_sum / FIXED
+    mean = value_sum / (pl.col("valued").cast(pl.Float64) * FIXED)
+    if magnitude >= FIXED_LIMIT:
+        per_user = per_user.join(_huge_totals(timed.lazy()), on=USER, how="left")
         total = total + pl.col("huge_total").fill_null(0.0)
         mean = pl.when(pl.col("huge_total").is_null()).then(mean).otherwise(total / pl.col("valued"))
-    seconds = pl.col("duration_sum").cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)
-    frame = per_user.select(
+    seconds = pl.col("duration_sum").cast(pl.Int128).cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)
+    return per_user.select(
         USER,
         "total_sessions",
         rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
@@ -159,11 +236,10 @@ def session_metrics(events: pl.LazyFrame, precision: int) -> pl.LazyFrame:
         rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
         rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
         "anomaly_count",
-    ).sort(USER)
-    return _table("session_metrics", events).conform(frame)
+    ).collect()
 
 
-def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
+def outliers(events: pl.LazyFrame, factor: float, figures: DayFigures | None = None) -> pl.LazyFrame:
     """The events whose value lies outside the fences ``q1 - factor * IQR`` and ``q3 + factor * IQR``.
 
     q1, median and q3 by linear interpolation (NumPy's default). ``outlier_score`` is (value - median) / sample
@@ -173,7 +249,7 @@ def outliers(events: pl.LazyFrame, factor: float) -> pl.LazyFrame:
     Returns:
         The table outliers, rows in the order of ``events``.
     """
-    of_day = _describe(events.select(VALUE), VALUE)
+    of_day = (figures or DayFigures(events)).values
     value = pl.col(VALUE)
     low, high = fences(of_day.quartiles, factor)
     lower, upper = pl.lit(low, pl.Float64), pl.lit(high, pl.Float64)
@@ -228,7 +304,7 @@ def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
     return contract.conform(frame)
 
 
-def summary_statistics(events: pl.LazyFrame) -> pl.LazyFrame:
+def summary_statistics(events: pl.LazyFrame, figures: DayFigures | None = None) -> pl.LazyFrame:
     """One row for each contract column of raw_events but its source, and one for ``duration`` in seconds.
 
     value and duration have mean and std (sample, 6 decimals; std null below two values) and quartiles (linear
@@ -239,11 +315,11 @@ def summary_statistics(events: pl.LazyFrame) -> pl.LazyFrame:
     Returns:
         The table summary_statistics, sorted by column_name.
     """
-    timed = _durations_once(events)
+    known = figures or DayFigures(events)
     rows = [
         *_summary_of_labels(events),
-        _summary_of_numbers("value", events.select(VALUE), _describe(events.select(VALUE), VALUE), 1),
-        _summary_of_numbers("duration", timed, _describe(timed, "duration_us"), SECOND_US),
+        _summary_of_numbers("value", known.values, 1),
+        _summary_of_numbers("duration", known.durations, SECOND_US),
     ]
     contract = _table("summary_statistics", events)
     return contract.conform(pl.LazyFrame(rows, schema=contract.schema, orient="row").sort("column_name"))
@@ -257,6 +333,7 @@ def daily_kpis(
     outlier_count: int,
     counts: RowCounts,
     precision: int,
+    figures: DayFigures | None = None,
 ) -> pl.LazyFrame:
     """What the day came to, in one row.
 
@@ -267,6 +344,7 @@ def daily_kpis(
         outlier_count: rows of outliers.
         counts: what became of the day's records.
         precision: decimals of late_mean_days, value (the events' unit), avg_duration and median_duration (seconds).
+        figures: those of the same day, where they are known.
 
     Returns:
         The table daily_kpis: one row, also for a day without events; figures over nothing are null.
@@ -276,13 +354,12 @@ def daily_kpis(
     ).collect(engine="streaming")
     users, total_sessions, anomalies = of_users.row(0)
     total_events = distribution.select(pl.col("count").sum()).collect(engine="streaming").item()
-    value = _total(events.select(VALUE), VALUE)
-    timed = _durations_once(events)
-    duration = _total(timed, "duration_us")
+    known = figures or DayFigures(events)
+    value, duration = known.values, known.durations
     average = median = None
     if duration.count:
         average = _round(_double(duration.total / duration.count / SECOND_US), precision)
-        median = _round(_quantiles(timed, "duration_us", duration.count, (HALF,))[0] / SECOND_US, precision)
+        median = _round(duration.quartiles[1] / SECOND_US, precision)
     row = {
         "rows_in": counts.rows_in,
         "valid": counts.valid,
@@ -470,10 +547,18 @@ class _Total:
 
 
 @dataclass(frozen=True)
-class _Description:
-    """One column of numbers: nulls left out; quartiles (q1, median, q3) empty and the rest None where undefined."""
+class Numbers:
+    """One column of numbers: nulls left out; quartiles (q1, median, q3) empty and the rest None where undefined.
 
+    Attributes:
+        rows: with the nulls.
+        count: without them.
+        unique: different numbers.
+    """
+
+    rows: int
     count: int
+    unique: int
     total: Fraction
     low: float | None
     high: float | None
@@ -482,6 +567,7 @@ class _Description:
 
     @property
     def magnitude(self) -> float:
+        """The largest absolute value, 0 without values."""
         return max(abs(self.low or 0.0), abs(self.high or 0.0))
 
 
@@ -491,45 +577,12 @@ def _table(name: str, events: pl.LazyFrame) -> Table:
     return tables(kind)[name]
 
 
-def _with_filled_ends(events: pl.LazyFrame) -> pl.LazyFrame:
-    """The events with missing ends filled as :func:`durations` says; rows that had none come last.
-
-    The keys of rows without an end, and the times of their users' other rows, are sorted by (user, start, end) with
-    missing ends first, so the next known end below a row of the same user is the one it takes.
-    """
-    open_, closed = events.filter(pl.col(END).is_null()), events.filter(pl.col(END).is_not_null())
-    asked = open_.select(USER, START, END).unique()
-    known = closed.select(USER, START, END).join(asked.select(USER).unique(), on=USER, how="semi")
-    owner = pl.when(pl.col(END).is_not_null()).then(pl.col(USER))
-    found = (
-        pl.concat([asked, known])
-        .sort(USER, START, END, nulls_last=False)
-        .select(
-            USER,
-            START,
-            pl.col(END).is_null().alias("is_asked"),
-            pl.col(END).backward_fill(),
-            owner.backward_fill().alias("owner"),
-        )
-        .filter(pl.col("is_asked") & (pl.col("owner") == pl.col(USER)))
-        .select(USER, START, END)
-    )
-    names = events.collect_schema().names()
-    answered = open_.drop(END).join(found, on=[USER, START], how="left").select(names)
-    return pl.concat([closed, answered])
-
-
-def _durations_once(events: pl.LazyFrame) -> pl.LazyFrame:
-    """``duration_us`` of every event, collected (8 bytes a row), so that its scans fill the ends only once."""
-    return durations(events.select(USER, START, END)).select("duration_us").collect(engine="streaming").lazy()
-
-
-def _fixed(value: pl.Expr) -> pl.Expr:
-    """Finite doubles as 128-bit multiples of 1e-9; those of FIXED_LIMIT and more as null."""
+def _fixed(value: pl.Expr, dtype: type[pl.DataType] = pl.Int128) -> pl.Expr:
+    """Finite doubles as multiples of 1e-9, in 128 bits unless 64 are enough; those of FIXED_LIMIT and more as null."""
     value = pl.when(value.abs() < FIXED_LIMIT).then(value)
     whole = value.cast(pl.Int64)
     fraction = ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
-    return whole.cast(pl.Int128) * FIXED + fraction.cast(pl.Int128)
+    return whole.cast(dtype) * FIXED + fraction.cast(dtype)
 
 
 def _exact_sum(values: Iterable[float]) -> Fraction:
@@ -577,25 +630,33 @@ def _magnitude(frame: pl.LazyFrame, column: str) -> float:
         frame.select(x.abs().max(), x.is_finite().all().alias("finite")).collect(engine="streaming").row(0)
     )
     if not finite:
-        raise ContractError(
-            f"{column}: a value is infinite or not a number.",
-            "ingest quarantines such rows; was the partition written by something else? Materialize raw_events again.",
-            table="raw_events",
-        )
+        raise _not_finite(column)
     return largest or 0.0
 
 
-def _describe(frame: pl.LazyFrame, column: str) -> _Description:
+def _not_finite(column: str) -> ContractError:
+    return ContractError(
+        f"{column}: a value is infinite or not a number.",
+        "ingest quarantines such rows; was the partition written by something else? Materialize raw_events again.",
+        table="raw_events",
+    )
+
+
+def _numbers(frame: pl.LazyFrame, column: str) -> Numbers:
     """Everything about one column, Int64 or Float64, in a handful of scans of it."""
     x = pl.col(column)
     known = _total(frame, column)
     count, total = known.count, known.total
+    rows, unique, low, high = (
+        frame.select(pl.len(), x.drop_nulls().n_unique().alias("unique"), x.min().alias("low"), x.max().alias("high"))
+        .collect(engine="streaming")
+        .row(0)
+    )
     if not count:
-        return _Description(0, Fraction(0), None, None, (), None)
-    low, high = frame.select(x.min().alias("low"), x.max().alias("high")).collect(engine="streaming").row(0)
+        return Numbers(rows, 0, 0, Fraction(0), None, None, (), None)
     quartiles = _quantiles(frame, column, count, QUARTERS)
     std = _std(frame.select(x.cast(pl.Float64)), count, float(total / count), (float(low), float(high)))
-    return _Description(count, total, low, high, quartiles, std)
+    return Numbers(rows, count, unique, total, low, high, quartiles, std)
 
 
 def _std(frame: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, float]) -> float | None:
@@ -731,23 +792,20 @@ def _summary_of_labels(events: pl.LazyFrame) -> list[tuple[object, ...]]:
     ]
 
 
-def _summary_of_numbers(name: str, frame: pl.LazyFrame, of_day: _Description, unit: int) -> tuple[object, ...]:
-    """The row of summary_statistics for the one column of ``frame``, its numbers divided by ``unit``."""
-    rows, unique = (
-        frame.select(pl.len(), pl.first().drop_nulls().n_unique().alias("unique")).collect(engine="streaming").row(0)
-    )
+def _summary_of_numbers(name: str, of_day: Numbers, unit: int) -> tuple[object, ...]:
+    """The row of summary_statistics for one column, its numbers divided by ``unit``."""
     if of_day.low is None or of_day.high is None:
-        return (name, 0, rows, None, None, None, None, None, None, None, 0)
+        return (name, 0, of_day.rows, None, None, None, None, None, None, None, 0)
     return (
         name,
         of_day.count,
-        rows - of_day.count,
+        of_day.rows - of_day.count,
         _round(_double(of_day.total / of_day.count / unit), SUMMARY_DECIMALS),
         None if of_day.std is None else _round(of_day.std / unit, SUMMARY_DECIMALS),
         repr(of_day.low / unit + 0.0),
         *(q / unit for q in of_day.quartiles),
         repr(of_day.high / unit + 0.0),
-        unique,
+        of_day.unique,
     )
 
 

@@ -15,7 +15,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Each room may import those before it, and itself.
 ORDER = (
     "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
-    "landing", "planning", "guessing", "duplicates", "metrics", "cleaning", "staging", "report", "periods",
+    "landing", "planning", "guessing", "duplicates", "filling", "metrics", "cleaning", "staging", "report", "periods",
     "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs", "sensors", "definitions",
     "commands", "cli",
 )  # fmt: skip
@@ -32,6 +32,7 @@ PURE = (
     "planning",
     "guessing",
     "duplicates",
+    "filling",
     "metrics",
     "cleaning",
     "staging",

@@ -12,6 +12,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -21,8 +22,9 @@ import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
-from data_assets import metrics
+from data_assets import filling, metrics
 from data_assets.contracts import tables
 from data_assets.errors import ContractError
 from data_assets_tests import oracle
@@ -55,11 +57,11 @@ def values(*numbers):
     return frame(*(event(value=v) for v in numbers))
 
 
-def all_tables(events, *, precision=2, factor=1.5):
+def all_tables(events, *, precision=2, factor=1.5, figures=None):
     """Every table made from the events, collected, by name."""
-    sessions = metrics.session_metrics(events, precision)
+    sessions = metrics.session_metrics(events, precision, figures)
     distribution = metrics.event_distribution(events)
-    outlying = metrics.outliers(events, factor).collect()
+    outlying = metrics.outliers(events, factor, figures).collect()
     n = events.collect().height
     late = n // 2
     counts = metrics.RowCounts(
@@ -72,20 +74,31 @@ def all_tables(events, *, precision=2, factor=1.5):
         late_row_days=late + bool(late),
     )
     kpis = metrics.daily_kpis(
-        events, sessions, distribution, outlier_count=outlying.height, counts=counts, precision=precision
+        events,
+        sessions,
+        distribution,
+        outlier_count=outlying.height,
+        counts=counts,
+        precision=precision,
+        figures=figures,
     )
     return {
         "session_metrics": sessions.collect(),
         "outliers": outlying,
         "event_distribution": distribution.collect(),
-        "summary_statistics": metrics.summary_statistics(events).collect(),
+        "summary_statistics": metrics.summary_statistics(events, figures).collect(),
         "daily_kpis": kpis.collect(),
     }
 
 
+def durations(events):
+    """Every event with its end filled."""
+    return pl.concat(filling.durations(events, events.collect().height))
+
+
 def by_line(events):
     """Filled duration in seconds by source_line."""
-    found = metrics.durations(events).select("source_line", "duration_us").collect()
+    found = durations(events).select("source_line", "duration_us")
     return {line: None if us is None else us / 1e6 for line, us in found.iter_rows()}
 
 
@@ -112,9 +125,18 @@ def test_filled_end_may_lie_before_the_start_that_it_fills():
     assert by_line(frame(event(1, 10), event(1, 20, 5)))[2] == -5.0
 
 
+def test_fill_of_times_that_are_no_single_days():
+    far = 86_400.0 * 365 * 5_000
+    events = frame(event(1, -far / 3), event(1, far, far + 1), *(event(user, 0) for user in range(2, 70)))
+    found = by_line(events)
+    assert found.pop(2) == far + 1 + far / 3
+    assert found.pop(3) == 1.0
+    assert set(found.values()) == {None}
+
+
 def test_durations_keep_every_row_and_column():
     events = frame(event(1, 0), event(1, 0), event(1, 5, 6)).with_columns(extra=pl.lit("x"))
-    found = metrics.durations(events).collect()
+    found = durations(events)
     assert found.columns == [*events.collect_schema().names(), "duration_us"]
     assert found.schema["duration_us"] == pl.Int64
     assert found["duration_us"].sort().to_list() == [1_000_000, 6_000_000, 6_000_000]
@@ -351,6 +373,20 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
 @CI
+@given(days(decimals), st.integers(1, 6))
+def test_a_day_in_parts_on_disk_gives_the_same_bytes(day, part_rows):
+    kind, events = day
+    raw = frame(*events, kind=kind)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(filling, "MANY_ROWS", 0)
+        patch.setattr(filling, "PART_ROWS", part_rows)
+        in_parts = all_tables(raw, figures=metrics.DayFigures(raw, Path(folder)))
+        assert not list(Path(folder).iterdir())
+    for name, table in all_tables(raw).items():
+        assert_frame_equal(in_parts[name], table, check_exact=True)
+
+
+@CI
 @given(st.lists(finite, min_size=1, max_size=30), st.randoms(use_true_random=False))
 @example([1e19, -1e19, 5.0], random.Random(1))
 @example([9e18, 0.1], random.Random(1))
@@ -394,7 +430,7 @@ def test_one_users_huge_value_leaves_the_others_exact():
 @example([1e-300, 3e-300])
 @example([1.7e308, -1.7e308, 0.0])
 def test_std_and_quartiles_of_any_doubles(numbers):
-    found = metrics._describe(values(*numbers), "value")
+    found = metrics._numbers(values(*numbers), "value")
     ordered = sorted(numbers)
     for probability, q in zip((0.25, 0.5, 0.75), found.quartiles, strict=True):
         at = (len(ordered) - 1) * probability
@@ -443,7 +479,7 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_a_duration_beyond_64_bits_is_refused():
     end = pl.lit(2**63 - 1, pl.Int64).cast(pl.Datetime("us"))
     with pytest.raises(ContractError, match="292,000 years"):
-        metrics.durations(frame(event(1, -(60.0 * 10**9))).with_columns(session_end=end))
+        metrics.session_metrics(frame(event(1, -(60.0 * 10**9))).with_columns(session_end=end), 2)
 
 
 # Critical values of the chi-square distribution to three decimals, Abramowitz & Stegun, table 26.8.
