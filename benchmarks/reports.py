@@ -43,9 +43,9 @@ def tables_of(day: object) -> None:
     """What stands before the report in the graph."""
     from data_assets import metrics
 
-    for frame in (metrics.session_metrics(day.events, 2), metrics.outliers(day.events, 1.5)):
+    for frame in (metrics.session_metrics(day.events.events, 2), metrics.outliers(day.events.events, 1.5)):
         frame.collect(engine="streaming")
-    metrics.summary_statistics(day.events)
+    metrics.summary_statistics(day.events.events)
 
 
 def case(name: str) -> dict[str, float]:

@@ -175,7 +175,7 @@ def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
         _event_distribution(config, partitions),
         _summary_statistics(config, partitions, figures),
         _daily_kpis(config, partitions, figures),
-        _daily_report(config, partitions),
+        _daily_report(config, partitions, figures),
         _weekly_report(config),
         *(_published(config, partitions, name) for name in (config.postgres.tables if config.publishes else ())),
     ]
@@ -434,7 +434,7 @@ def _session_metrics(
             of_day = figures.of(events)
             users = metrics.session_metrics(events, config.precision, of_day).collect()
             sessions, anomalies = users.select(pl.sum("total_sessions", "anomaly_count")).row(0)
-            agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.bounds["rows"]))
+            agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
                 users.lazy(),
                 [checks.contract(table, users.lazy()), agree],
@@ -512,7 +512,7 @@ def _summary_statistics(
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
             statistics = metrics.summary_statistics(events, figures.of(events)).collect()
-            counts = checks.column_counts(statistics, _height(events))
+            counts = checks.column_counts(statistics, figures.of(events).rows)
             value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
             return Computed(
                 statistics.lazy(),
@@ -577,7 +577,7 @@ REPORT_TABLES = (
 )
 
 
-def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     options = {
         "description": "For people: report.html with the verdict first, summary.json with its figures, and CSV files.",
         "group_name": "report",
@@ -612,7 +612,7 @@ def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition)
             "summary_statistics": summary_statistics,
             "daily_kpis": daily_kpis,
         }
-        yield from _write_reports(context, config, inputs)
+        yield from _write_reports(context, config, figures, inputs)
 
     return daily_report
 
@@ -625,7 +625,9 @@ def _history(config: PipelineConfig, days: Sequence[str]) -> pl.DataFrame:
     return warehouse.query_days(tables(config.source.types.user_id)["daily_kpis"], span)
 
 
-def _write_reports(context: AssetExecutionContext, config: PipelineConfig, inputs: Mapping[str, Days]) -> Iterator[Any]:
+def _write_reports(
+    context: AssetExecutionContext, config: PipelineConfig, figures: _Figures, inputs: Mapping[str, Days]
+) -> Iterator[Any]:
     log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
     history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(lake)
     for day in context.partition_keys:
@@ -641,7 +643,7 @@ def _write_reports(context: AssetExecutionContext, config: PipelineConfig, input
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        built = report.build(_day_input(config, this, found, before, notes, ledger))
+        built = report.build(_day_input(config, this, found, figures.of(found["raw_events"]), before, notes, ledger))
         report.write(built, config.reports_dir / day)
         log.record("daily_report", day, ())
         log.finish(day, notes["fingerprint"])
@@ -659,6 +661,7 @@ def _day_input(
     config: PipelineConfig,
     day: dt.date,
     found: Days,
+    events: metrics.DayFigures,
     before: pl.DataFrame,
     notes: Mapping[str, str],
     ledger: pl.DataFrame,
@@ -681,7 +684,7 @@ def _day_input(
         outliers=found["outliers"],
         event_distribution=found["event_distribution"].collect(),
         summary_statistics=found["summary_statistics"].collect(),
-        events=found["raw_events"],
+        events=events,
         quarantine_reasons=count_reasons(found["quarantined_events"]),
         files=staging.noted_files(notes).join(lanes, on=["path", "content_hash"], how="left", maintain_order="left"),
         without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(ledger, last=day)],

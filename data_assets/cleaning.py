@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from data_assets import metrics
+from data_assets import metrics, quantities
 from data_assets.config import ConstantNumber
 from data_assets.errors import ConfigurationError, nearest, visible
 from data_assets.metrics import START, TYPE, USER, VALUE
@@ -220,7 +220,7 @@ def standardise(events: pl.LazyFrame, how: Literal["zscore", "minmax"]) -> Clean
         )
     of_types = of_types.filter(pl.col(_SPAN) > 0)
     name = ZSCORE if how == "zscore" else MINMAX
-    score = metrics.rounded((pl.col(VALUE) / 2 - pl.col(_BASE)) / pl.col(_SPAN), SCORE_DECIMALS)
+    score = quantities.rounded((pl.col(VALUE) / 2 - pl.col(_BASE)) / pl.col(_SPAN), SCORE_DECIMALS)
     joined = _joined(_make_room(events, [name, _BASE, _SPAN]), of_types, TYPE)
     scored = joined.with_columns(score.alias(name)).drop(_BASE, _SPAN)
     scaled = types.join(of_types, on=TYPE, how="semi")

@@ -9,22 +9,21 @@ start is not before its own; where there is none it stays null. The order of row
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.quantities import INT64_MAX, parts_on_disk
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
 MANY_ROWS = 2_000_000  # a day of fewer is one part, in memory
 MOST_PARTS = 1_024
-SPILLED_ROW_GROUP = 16_384
 USER, START, END = "user_id", "session_start", "session_end"
 _KEY, _FOUND, _LEAST, _CODE = "__key", "__found", "__least", "__code"
-_INT64_MAX = 2**63 - 1
 
 
 def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> Iterator[pl.DataFrame]:
@@ -50,17 +49,8 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
         yield events.collect(engine="streaming")
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        part = (pl.col(USER).hash() % count).cast(pl.UInt16)
-        events.with_columns(part.alias(_KEY)).sink_parquet(
-            pl.PartitionBy(folder, key=_KEY, include_key=False),
-            mkdir=True,
-            compression="uncompressed",
-            statistics=False,
-            row_group_size=min(SPILLED_ROW_GROUP, max(1_024, SPILLED_ROW_GROUP * 64 // count)),
-        )
-        for path in sorted(Path(folder).rglob("*.parquet")):
+    with parts_on_disk(events, pl.col(USER).hash() % count, count, scratch) as parts:
+        for path in parts:
             yield pl.read_parquet(path, glob=False, hive_partitioning=False)
             path.unlink()
 
@@ -83,7 +73,7 @@ def filled(rows: pl.DataFrame) -> pl.DataFrame:
     begun = starts.to_physical().to_frame("s")
     first, last = begun.select(pl.col("s").min(), last=pl.col("s").max()).row(0)
     span = last - first + 1
-    if users.height * span > _INT64_MAX:  # not one day's times
+    if users.height * span > INT64_MAX:  # not one day's times
         ranks = starts.rank("dense").cast(pl.Int64)
         known, asked = known.with_columns(s=ranks[: known.height]), asked.with_columns(s=ranks[known.height :])
         span, first = rows.height + 1, 0

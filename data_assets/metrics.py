@@ -24,39 +24,50 @@ of some users at a time; a day of up to two million rows is one such part.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from data_assets import filling
+from data_assets import filling, quantities
 from data_assets.contracts import Table, UserIdType, tables
 from data_assets.errors import ContractError
+from data_assets.quantities import (
+    FIXED,
+    FIXED_LIMIT,
+    HALVING_LIMIT,
+    INT64_MAX,
+    NUMBER,
+    SQUARE_BITS,
+    TIMES,
+    Numbers,
+    between,
+    bin_of,
+    double,
+    exact_sum,
+    fixed,
+    moments,
+    round_one,
+    rounded,
+    scaled_std,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Mapping, Sequence
 
 SECOND_US = 1_000_000
-FIXED = 1_000_000_000  # fixed point: units of a sum of values
-FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits
-SQUARE_BITS = 90  # squares of at most 1 in units of 2**-90: 2**36 rows fit into 128 bits
-HALVING_LIMIT = 1e290  # above, differences of values could exceed a double
-HALVING = 2.0**-60
-INT64_MAX = 2**63 - 1
-SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
-BIN_SHIFT = 40  # bins of order statistics: sign, exponent and the first 12 bits of the mantissa
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
-HALF = Fraction(1, 2)
-QUARTERS = (Fraction(1, 4), HALF, Fraction(3, 4))
+STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
 USER, START, END, VALUE, TYPE = "user_id", "session_start", "session_end", "value", "event_type"
+LABELS = (USER, START, END, TYPE, "metadata")
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,22 @@ class RowCounts:
 # ---- Tables ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """How the durations of a day spread, in microseconds.
+
+    Attributes:
+        low, high: the shortest and the longest one above zero; None without any.
+        not_positive: events whose duration is zero or less.
+        steps: events by ``floor(log10(duration) * STEPS_PER_DECADE)``.
+    """
+
+    low: int | None
+    high: int | None
+    not_positive: int
+    steps: Mapping[int, int]
+
+
 class DayFigures:
     """What several tables of a day rest on, found out when first asked for and then kept: a few numbers, no rows.
 
@@ -93,90 +120,162 @@ class DayFigures:
     def __init__(self, events: pl.LazyFrame, scratch: Path | None = None) -> None:
         self.events = events
         self.scratch = scratch
-        self._durations: Numbers | None = None
+        self._of_sessions: tuple[Numbers, Lengths, int] | None = None
 
     @cached_property
-    def bounds(self) -> dict[str, int]:
-        """``rows``, and ``magnitude``: the largest absolute value, 0 without values. One scan.
+    def bounds(self) -> dict[str, Any]:
+        """``rows``, and by column and figure: count, nulls, min, max, about (how many are different); one scan.
+
+        Times are microseconds since 1970; ``value whole``: all values are whole numbers.
 
         Raises:
             ContractError: a value is not finite, or a duration does not fit into 64 bits of microseconds.
         """
-        start, end, value = pl.col(START), pl.col(END), pl.col(VALUE)
-        found = self.events.select(
-            rows=pl.len(),
-            first_start=start.min().cast(pl.Int64),
-            last_start=start.max().cast(pl.Int64),
-            first_end=end.min().cast(pl.Int64),
-            last_end=end.max().cast(pl.Int64),
-            magnitude=value.abs().max(),
-            finite=value.is_finite().all(),
-        )
-        bounds = found.collect(engine="streaming").row(0, named=True)
-        if bounds["first_end"] is not None and (
-            max(bounds["last_end"] - bounds["first_start"], bounds["last_start"] - bounds["first_end"]) > INT64_MAX
-        ):
+        figures = {
+            f"{name} {figure}": expression
+            for name in (*LABELS, VALUE)
+            for figure, expression in (
+                ("count", pl.col(name).count()),
+                ("nulls", pl.col(name).null_count()),
+                ("min", pl.col(name).min()),
+                ("max", pl.col(name).max()),
+                ("about", pl.col(name).approx_n_unique()),
+            )
+        }
+        value = pl.col(VALUE)
+        figures |= {"value finite": value.is_finite().all(), "value whole": (value == value.floor()).all()}
+        for figure in ("session_start min", "session_start max", "session_end min", "session_end max"):
+            figures[figure] = figures[figure].cast(pl.Int64)  # Python's datetime ends with the year 9999
+        bounds = self.events.select(rows=pl.len(), **figures).collect(engine="streaming").row(0, named=True)
+        if not bounds["value finite"]:
+            raise ContractError(
+                f"{VALUE}: a value is infinite or not a number.",
+                "ingest quarantines such rows; was the partition written by something else? "
+                "Materialize raw_events again.",
+                table="raw_events",
+            )
+        spans = [
+            bounds[f"{late} max"] - bounds[f"{early} min"]
+            for late, early in ((END, START), (START, END))
+            if bounds["session_end count"]
+        ]
+        if any(span > INT64_MAX for span in spans):
             raise ContractError(
                 "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
                 "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
                 table="raw_events",
             )
-        if not bounds["finite"]:
-            raise _not_finite(VALUE)
-        return {"rows": bounds["rows"], "magnitude": bounds["magnitude"] or 0.0}
+        return bounds
+
+    @property
+    def rows(self) -> int:
+        """How many events the day has."""
+        return int(self.bounds["rows"])
+
+    @property
+    def magnitude(self) -> float:
+        """The largest absolute value, 0 without values."""
+        return float(max(abs(self.bounds["value min"] or 0.0), abs(self.bounds["value max"] or 0.0)))
 
     @cached_property
     def values(self) -> Numbers:
         """The column ``value``."""
-        return _numbers(self.events.select(VALUE), VALUE)
+        column, about = self.events.select(VALUE), self.bounds["value about"]
+        if self.scratch is None or about <= quantities.MOST_DISTINCT:
+            return quantities.describe(quantities.frequencies(column).collect(engine="streaming"))
+        unique = quantities.count_distinct(column, about, self.scratch)
+        return quantities.describe(quantities.one_by_one(column), unique)
 
     @property
     def durations(self) -> Numbers:
-        """The durations in microseconds, missing ends filled; left behind by :meth:`sessions`."""
-        if self._durations is None:
+        """The durations in microseconds, missing ends filled."""
+        return self._left_by_sessions[0]
+
+    @property
+    def lengths(self) -> Lengths:
+        """How the durations spread, missing ends filled."""
+        return self._left_by_sessions[1]
+
+    def unique(self, label: str) -> int:
+        """How many different values a column that is no quantity has."""
+        if label == USER:
+            return self._left_by_sessions[2]
+        return quantities.count_distinct(self.events.select(label), self.bounds[f"{label} about"], self.scratch)
+
+    @property
+    def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
+        if self._of_sessions is None:
             self.sessions(precision=0)
-        return cast("Numbers", self._durations)
+        if self._of_sessions is None:
+            raise AssertionError
+        return self._of_sessions
 
     def sessions(self, precision: int) -> pl.DataFrame:
         """The table session_metrics: see :func:`session_metrics`."""
-        rows, magnitude = self.bounds["rows"], self.bounds["magnitude"]
         columns = self.events.select(USER, START, END, VALUE)
         users = [_table("session_metrics", self.events).empty()]
-        with contextlib.ExitStack() as stack:
-            lengths = _Kept(stack.enter_context(_folder(self.scratch)) if self.scratch else None)
-            for part in filling.durations(columns, rows, self.scratch):
-                users.append(_sessions(part, precision, magnitude))
+        with ExitStack() as stack:
+            lengths = _Durations(self.scratch, stack)
+            for part in filling.durations(columns, self.rows, self.scratch):
+                users.append(_sessions(part, precision, self.magnitude))
                 lengths.add(part.select("duration_us"))
-            self._durations = _numbers(lengths.scan(), "duration_us")
-        return pl.concat(users).sort(USER)
+            found = pl.concat(users).sort(USER)
+            self._of_sessions = lengths.numbers(), lengths.spread(), found.height
+        return found
 
 
-class _Kept:
-    """Frames that are put aside: in memory, or below a folder when there is one."""
+class _Durations:
+    """Durations with how often each occurs, added up part by part; on disk where they are too many to hold."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self._frames: list[pl.LazyFrame] = []
+    def __init__(self, scratch: Path | None, stack: ExitStack) -> None:
+        self.scratch = scratch
+        self._stack = stack
+        self._folder: Path | None = None
+        self._held = pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})
+        self._written: list[Path] = []
 
-    def add(self, frame: pl.DataFrame) -> None:
-        """One more."""
-        if self.folder is None:
-            self._frames.append(frame.lazy())
+    def add(self, durations: pl.DataFrame) -> None:
+        """Those of some events, as the only column."""
+        both = pl.concat([self._held, quantities.frequencies(durations.lazy()).collect()])
+        self._held = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+        if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
             return
-        path = self.folder / f"{len(self._frames):06d}.parquet"
-        frame.write_parquet(path, compression="uncompressed", statistics=False)
-        self._frames.append(pl.scan_parquet(path, glob=False, hive_partitioning=False))
+        if self._folder is None:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=self.scratch)))
+        path = self._folder / f"{len(self._written):06d}.parquet"
+        self._held.write_parquet(path, compression="uncompressed", statistics=False)
+        self._written.append(path)
+        self._held = self._held.clear()
 
-    def scan(self) -> pl.LazyFrame:
-        """All of them."""
-        return pl.concat(self._frames)
+    def _all(self) -> pl.LazyFrame:
+        """Every duration, perhaps more than once."""
+        written = [pl.scan_parquet(path, glob=False, hive_partitioning=False) for path in self._written]
+        return pl.concat([*written, self._held.lazy()])
 
+    def numbers(self) -> Numbers:
+        """What they come to."""
+        if not self._written:
+            return quantities.describe(self._held)
+        column = self._all().select(NUMBER)
+        about = int(column.select(pl.first().approx_n_unique()).collect(engine="streaming").item())
+        return quantities.describe(self._all(), quantities.count_distinct(column, about, self.scratch))
 
-@contextlib.contextmanager
-def _folder(scratch: Path) -> Iterator[Path]:
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        yield Path(folder)
+    def spread(self) -> Lengths:
+        """How they spread."""
+        us, times = pl.col(NUMBER), pl.col(TIMES)
+        place = (us.cast(pl.Float64).log(10) * STEPS_PER_DECADE).floor().cast(pl.Int32).alias("step")
+        bounds, steps = pl.collect_all(
+            [
+                self._all().select(
+                    low=us.filter(us > 0).min(), high=us.filter(us > 0).max(), others=times.filter(us <= 0).sum()
+                ),
+                self._all().filter(us > 0).group_by(place).agg(times.sum()),
+            ],
+            engine="streaming",
+        )
+        low, high, others = bounds.row(0)
+        return Lengths(low, high, others, dict(steps.sort("step").iter_rows()))
 
 
 def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | None = None) -> pl.LazyFrame:
@@ -215,7 +314,7 @@ def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataF
             duration.max().alias("longest"),
             duration.filter(duration > 0).min().alias("shortest"),
             (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
-            _fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
+            fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
             pl.col(VALUE).count().alias("valued"),
         )
     )
@@ -317,7 +416,7 @@ def summary_statistics(events: pl.LazyFrame, figures: DayFigures | None = None) 
     """
     known = figures or DayFigures(events)
     rows = [
-        *_summary_of_labels(events),
+        *_summary_of_labels(known),
         _summary_of_numbers("value", known.values, 1),
         _summary_of_numbers("duration", known.durations, SECOND_US),
     ]
@@ -358,8 +457,8 @@ def daily_kpis(
     value, duration = known.values, known.durations
     average = median = None
     if duration.count:
-        average = _round(_double(duration.total / duration.count / SECOND_US), precision)
-        median = _round(duration.quartiles[1] / SECOND_US, precision)
+        average = round_one(double(duration.total / duration.count / SECOND_US), precision)
+        median = round_one(duration.quartiles[1] / SECOND_US, precision)
     row = {
         "rows_in": counts.rows_in,
         "valid": counts.valid,
@@ -367,11 +466,11 @@ def daily_kpis(
         "duplicate": counts.duplicate,
         "late": counts.late,
         "late_max_days": counts.late_max_days,
-        "late_mean_days": _round(counts.late_row_days / counts.late, precision) if counts.late else None,
+        "late_mean_days": round_one(counts.late_row_days / counts.late, precision) if counts.late else None,
         "users": users,
         "sessions": total_sessions,
         "events": total_events,
-        "value": _round(_double(value.total), precision) if value.count else None,
+        "value": round_one(double(value.total), precision) if value.count else None,
         "avg_duration": average,
         "median_duration": median,
         "anomalies": anomalies,
@@ -400,7 +499,7 @@ def type_means(events: pl.LazyFrame) -> pl.DataFrame:
             value.count().cast(pl.Int64).alias("count"),
             value.min().alias("low") + 0.0,
             value.max().alias("high") + 0.0,
-            _fixed(value).sum().alias("total"),
+            fixed(value).sum().alias("total"),
         )
         .collect(engine="streaming")
         .sort(TYPE)
@@ -409,7 +508,7 @@ def type_means(events: pl.LazyFrame) -> pl.DataFrame:
     if not found.filter(pl.max_horizontal(pl.col("low").abs(), pl.col("high").abs()) >= FIXED_LIMIT).is_empty():
         huge = known.filter(value.abs() >= FIXED_LIMIT).collect(engine="streaming")
         for (kind,), group in huge.group_by(TYPE):
-            totals[str(kind)] += _exact_sum(group[VALUE])
+            totals[str(kind)] += exact_sum(group[VALUE])
     means = [
         min(max(float(totals[kind] / count), low), high) if count else None
         for kind, count, low, high in found.select(TYPE, "count", "low", "high").iter_rows()
@@ -423,7 +522,7 @@ def type_medians(events: pl.LazyFrame) -> pl.DataFrame:
     Exact and without sorting the values, as the order statistics of the day: one scan counts the rows of each bin, a
     second one those of each value in the bins that hold a middle.
     """
-    values = events.select(TYPE, VALUE, _bin(VALUE).alias("bin")).drop_nulls()
+    values = events.select(TYPE, VALUE, bin_of(VALUE).alias("bin")).drop_nulls()
     bins = (
         values.group_by(TYPE, "bin")
         .agg(pl.len().cast(pl.Int64).alias("size"))
@@ -449,7 +548,7 @@ def type_medians(events: pl.LazyFrame) -> pl.DataFrame:
             pl.col(VALUE).filter(pl.col("end") > pl.col("high")).first().alias("upper"),
         )
     )
-    medians = [_between(low, high, 0.5) for low, high in found.select("lower", "upper").iter_rows()]
+    medians = [between(low, high, 0.5) for low, high in found.select("lower", "upper").iter_rows()]
     return found.select(TYPE).with_columns(pl.Series("median", medians, pl.Float64))
 
 
@@ -475,7 +574,7 @@ def type_spreads(events: pl.LazyFrame, types: pl.DataFrame) -> pl.DataFrame:
         center=pl.col("mean") / 2,
         scale=pl.Series([math.ldexp(1.0, -e) for e in exponents], dtype=pl.Float64),
     )
-    first, second = _moments((pl.col(VALUE) / 2 - pl.col("center")) * pl.col("scale"))
+    first, second = moments((pl.col(VALUE) / 2 - pl.col("center")) * pl.col("scale"))
     found = (
         events.select(TYPE, VALUE)
         .drop_nulls()
@@ -490,7 +589,7 @@ def type_spreads(events: pl.LazyFrame, types: pl.DataFrame) -> pl.DataFrame:
         known["mean"], known["count"], exponents, found["first"], found["second"], strict=True
     ):
         correction = Fraction(first_, count << SQUARE_BITS) * Fraction(2) ** exponent
-        std = _scaled_std(first_, second_, count) * 2.0**exponent if count > 1 else None
+        std = scaled_std(first_, second_, count) * 2.0**exponent if count > 1 else None
         rows.append((float(Fraction(mean) / 2 + correction), std))
     return known.select(TYPE).with_columns(
         pl.Series("half_mean", [m for m, _ in rows], pl.Float64),
@@ -538,257 +637,46 @@ def fences(quartiles: Sequence[float], factor: float) -> tuple[float | None, flo
 # ---- Parts -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Total:
-    """How many values are not null, and their exact sum."""
-
-    count: int
-    total: Fraction
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """One column of numbers: nulls left out; quartiles (q1, median, q3) empty and the rest None where undefined.
-
-    Attributes:
-        rows: with the nulls.
-        count: without them.
-        unique: different numbers.
-    """
-
-    rows: int
-    count: int
-    unique: int
-    total: Fraction
-    low: float | None
-    high: float | None
-    quartiles: tuple[float, ...]
-    std: float | None
-
-    @property
-    def magnitude(self) -> float:
-        """The largest absolute value, 0 without values."""
-        return max(abs(self.low or 0.0), abs(self.high or 0.0))
-
-
 def _table(name: str, events: pl.LazyFrame) -> Table:
     """The contract with ``user_id`` of the events' type."""
     kind: UserIdType = "string" if events.collect_schema()[USER] == pl.String else "int64"
     return tables(kind)[name]
 
 
-def _fixed(value: pl.Expr, dtype: type[pl.DataType] = pl.Int128) -> pl.Expr:
-    """Finite doubles as multiples of 1e-9, in 128 bits unless 64 are enough; those of FIXED_LIMIT and more as null."""
-    value = pl.when(value.abs() < FIXED_LIMIT).then(value)
-    whole = value.cast(pl.Int64)
-    fraction = ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
-    return whole.cast(dtype) * FIXED + fraction.cast(dtype)
-
-
-def _exact_sum(values: Iterable[float]) -> Fraction:
-    """The exact sum of finite doubles."""
-    total = 0
-    for value in values:
-        numerator, denominator = value.as_integer_ratio()
-        total += numerator << (SUBNORMAL_BITS + 1 - denominator.bit_length())
-    return Fraction(total, 1 << SUBNORMAL_BITS)
-
-
 def _huge_totals(events: pl.LazyFrame) -> pl.LazyFrame:
-    """``user_id`` and ``huge_total``, the sum of the values that :func:`_fixed` leaves out, of users who have any."""
+    """``user_id`` and ``huge_total``, the sum of the values that ``fixed`` leaves out, of users who have any."""
     huge = events.select(USER, VALUE).filter(pl.col(VALUE).abs() >= FIXED_LIMIT).collect(engine="streaming")
     of_users: dict[int | str, list[float]] = {}
     for user, value in huge.iter_rows():
         of_users.setdefault(user, []).append(value)
-    totals = {USER: list(of_users), "huge_total": [_double(_exact_sum(v)) for v in of_users.values()]}
+    totals = {USER: list(of_users), "huge_total": [double(exact_sum(v)) for v in of_users.values()]}
     return pl.LazyFrame(totals, schema={USER: huge.schema[USER], "huge_total": pl.Float64})
 
 
-def _total(frame: pl.LazyFrame, column: str) -> _Total:
-    """Count and exact sum of a column, Int64 or Float64, nulls left out."""
-    x = pl.col(column)
-    if frame.collect_schema()[column] == pl.Int64:
-        count, total = frame.select(x.count().alias("n"), x.cast(pl.Int128).sum()).collect(engine="streaming").row(0)
-        return _Total(count, Fraction(total))
-    magnitude = _magnitude(frame, column)
-    count, total = frame.select(x.count().alias("n"), _fixed(x).sum()).collect(engine="streaming").row(0)
-    exact = Fraction(total, FIXED)
-    if magnitude >= FIXED_LIMIT:
-        huge = frame.select(x).filter(x.abs() >= FIXED_LIMIT).collect(engine="streaming")
-        exact += _exact_sum(huge[column])
-    return _Total(count, exact)
-
-
-def _magnitude(frame: pl.LazyFrame, column: str) -> float:
-    """The largest absolute value of a Float64 column, 0 without values.
-
-    Raises:
-        ContractError: a value is not finite.
-    """
-    x = pl.col(column)
-    largest, finite = (
-        frame.select(x.abs().max(), x.is_finite().all().alias("finite")).collect(engine="streaming").row(0)
-    )
-    if not finite:
-        raise _not_finite(column)
-    return largest or 0.0
-
-
-def _not_finite(column: str) -> ContractError:
-    return ContractError(
-        f"{column}: a value is infinite or not a number.",
-        "ingest quarantines such rows; was the partition written by something else? Materialize raw_events again.",
-        table="raw_events",
-    )
-
-
-def _numbers(frame: pl.LazyFrame, column: str) -> Numbers:
-    """Everything about one column, Int64 or Float64, in a handful of scans of it."""
-    x = pl.col(column)
-    known = _total(frame, column)
-    count, total = known.count, known.total
-    rows, unique, low, high = (
-        frame.select(pl.len(), x.drop_nulls().n_unique().alias("unique"), x.min().alias("low"), x.max().alias("high"))
-        .collect(engine="streaming")
-        .row(0)
-    )
-    if not count:
-        return Numbers(rows, 0, 0, Fraction(0), None, None, (), None)
-    quartiles = _quantiles(frame, column, count, QUARTERS)
-    std = _std(frame.select(x.cast(pl.Float64)), count, float(total / count), (float(low), float(high)))
-    return Numbers(rows, count, unique, total, low, high, quartiles, std)
-
-
-def _std(frame: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, float]) -> float | None:
-    """The sample standard deviation of the one Float64 column; None below two values.
-
-    Two passes: ``mean`` comes from the first; the sum of deviations corrects for its rounding. Deviations are scaled
-    by a power of two to at most 1, so that their squares fit a fixed point whatever the values' size.
-    """
-    low, high = bounds
-    if count < 2:
-        return None
-    if low == high:
-        return 0.0
-    shrink = HALVING if max(abs(low), abs(high)) > HALVING_LIMIT else 1.0
-    center = min(max(mean, low), high) * shrink
-    exponent = max(math.frexp(max(high * shrink - center, center - low * shrink))[1], -1000)
-    deviation = (pl.first() * shrink - center) * math.ldexp(1.0, -exponent)
-    first, second = frame.select(_moments(deviation)).collect(engine="streaming").row(0)
-    scaled = _scaled_std(first, second, count)
-    return _double(Fraction(scaled) * Fraction(2) ** exponent / Fraction(shrink))
-
-
-def _moments(deviation: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """``first`` and ``second``: sums of deviations of at most 1, and of their squares, in units of 2**-SQUARE_BITS."""
-    unit = float(1 << SQUARE_BITS)
-    return (
-        (deviation * unit).cast(pl.Int128).sum().alias("first"),
-        (deviation * deviation * unit).cast(pl.Int128).sum().alias("second"),
-    )
-
-
-def _scaled_std(first: int, second: int, count: int) -> float:
-    """The sample standard deviation from the sums of :func:`_moments`, in the deviations' unit."""
-    unit = 1 << SQUARE_BITS
-    variance = (Fraction(second, unit) - Fraction(first * first, unit * unit * count)) / (count - 1)
-    return math.sqrt(max(variance, Fraction(0)))
-
-
-def _quantiles(frame: pl.LazyFrame, column: str, count: int, probabilities: Sequence[Fraction]) -> tuple[float, ...]:
-    """Quantiles of the ``count`` > 0 values that are not null, by linear interpolation as NumPy's default does it."""
-    positions = [(count - 1) * p for p in probabilities]
-    ranks = {r for h in positions for r in (math.floor(h), math.ceil(h))}
-    at = _order_statistics(frame, column, sorted(ranks))
-    return tuple(_between(at[math.floor(h)], at[math.ceil(h)], float(h - math.floor(h))) for h in positions)
-
-
-def _between(low: float, high: float, share: float) -> float:
-    """The point ``share`` of the way from ``low`` to ``high``, by NumPy's formula; no minus zero."""
-    if low == high or share == 0:
-        return float(low) + 0.0
-    difference = high - low
-    if math.isinf(difference):
-        return low * (1 - share) + high * share
-    return float(low + difference * share if share < HALF else high - difference * (1 - share)) + 0.0
-
-
-def _order_statistics(frame: pl.LazyFrame, column: str, ranks: Sequence[int]) -> dict[int, float]:
-    """The values at the ascending 0-based ``ranks`` of the sorted column, nulls left out.
-
-    Exact and without sorting the column: one scan counts the rows of each bin (a bin is the leading bits of the double,
-    so bins are in the values' order), a second one the rows of each value in the few bins that hold a rank.
-    """
-    values = frame.select(pl.col(column)).drop_nulls()
-    sizes = (
-        values.group_by(_bin(column).alias("bin"))
-        .agg(pl.len().cast(pl.Int64).alias("size"))
-        .sort("bin")
-        .collect(engine="streaming")
-        .with_columns(start=pl.col("size").cum_sum() - pl.col("size"))
-    )
-    rank = pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64})
-    wanted = rank.join_asof(sizes, left_on="rank", right_on="start").select("bin", "start", "size").unique().sort("bin")
-    inside = (
-        values.filter(_bin(column).is_in(wanted["bin"].to_list()))
-        .group_by(column)
-        .agg(pl.len().cast(pl.Int64).alias("size"))
-        .sort(column)
-        .collect(engine="streaming")
-        .with_columns(before=pl.col("size").cum_sum() - pl.col("size"))
-    )
-    # Ranks count all rows, `before` only those in wanted bins: what the bins left out hold is the difference.
-    skipped = wanted.with_columns(skipped=pl.col("start") - (pl.col("size").cum_sum() - pl.col("size")))
-    within = rank.join_asof(skipped, left_on="rank", right_on="start").select(
-        "rank", at=pl.col("rank") - pl.col("skipped")
-    )
-    found = within.join_asof(inside, left_on="at", right_on="before")
-    return dict(zip(found["rank"].to_list(), found[column].to_list(), strict=True))
-
-
-def _bin(column: str) -> pl.Expr:
-    """The leading bits of the doubles, as whole numbers in the order of the values."""
-    bits = pl.col(column).cast(pl.Float64).reinterpret(dtype=pl.Int64)
-    ordered = pl.when(bits < 0).then(pl.lit(-INT64_MAX - 1, pl.Int64) - bits).otherwise(bits)
-    return ordered // (1 << BIN_SHIFT)
-
-
-def _summary_of_labels(events: pl.LazyFrame) -> list[tuple[object, ...]]:
+def _summary_of_labels(figures: DayFigures) -> list[tuple[object, ...]]:
     """Rows of summary_statistics for what is no quantity: user ids, times, texts."""
-    iso = "%Y-%m-%dT%H:%M:%S%.6f"
 
-    def text(x: pl.Expr, name: str) -> pl.Expr:
-        if name in (START, END):
-            return x.dt.to_string(iso).str.strip_suffix(".000000")
-        return x.cast(pl.String)
+    def bound(name: str, figure: str) -> str | None:
+        found = figures.bounds[f"{name} {figure}"]
+        if found is None or name not in (START, END):
+            return None if found is None else str(found)
+        text = pl.select(pl.lit(found, pl.Int64).cast(pl.Datetime("us")).dt.to_string("%Y-%m-%dT%H:%M:%S%.6f")).item()
+        return str(text).removesuffix(".000000")
 
-    names = (USER, START, END, TYPE, "metadata")
-    figures = {
-        (name, figure): expression.alias(f"{name} {figure}")
-        for name in names
-        for figure, expression in (
-            ("count", pl.col(name).count()),
-            ("nulls", pl.col(name).null_count()),
-            ("min", text(pl.col(name).min(), name)),
-            ("max", text(pl.col(name).max(), name)),
-            ("unique", pl.col(name).drop_nulls().n_unique()),
-        )
-    }
-    found = dict(zip(figures, events.select(*figures.values()).collect(engine="streaming").row(0), strict=True))
     none = (None, None, None)
     return [
         (
-            n,
-            found[n, "count"],
-            found[n, "nulls"],
+            name,
+            figures.bounds[f"{name} count"],
+            figures.bounds[f"{name} nulls"],
             None,
             None,
-            found[n, "min"],
+            bound(name, "min"),
             *none,
-            found[n, "max"],
-            found[n, "unique"],
+            bound(name, "max"),
+            figures.unique(name),
         )
-        for n in names
+        for name in LABELS
     ]
 
 
@@ -800,37 +688,10 @@ def _summary_of_numbers(name: str, of_day: Numbers, unit: int) -> tuple[object, 
         name,
         of_day.count,
         of_day.rows - of_day.count,
-        _round(_double(of_day.total / of_day.count / unit), SUMMARY_DECIMALS),
-        None if of_day.std is None else _round(of_day.std / unit, SUMMARY_DECIMALS),
+        round_one(double(of_day.total / of_day.count / unit), SUMMARY_DECIMALS),
+        None if of_day.std is None else round_one(of_day.std / unit, SUMMARY_DECIMALS),
         repr(of_day.low / unit + 0.0),
         *(q / unit for q in of_day.quartiles),
         repr(of_day.high / unit + 0.0),
         of_day.unique,
     )
-
-
-def rounded(number: pl.Expr, decimals: int) -> pl.Expr:
-    """Rounded half to even, without minus zero."""
-    rounded = number.round(decimals, mode="half_to_even")
-    return pl.when(rounded == 0).then(0.0).otherwise(rounded)
-
-
-def _round(number: float, decimals: int) -> float:
-    """One number rounded as :func:`rounded` rounds columns."""
-    return float(pl.select(rounded(pl.lit(number), decimals)).item())
-
-
-def _double(number: Fraction) -> float:
-    """The nearest double.
-
-    Raises:
-        ContractError: there is none; the number is too large.
-    """
-    try:
-        return float(number)
-    except OverflowError:
-        raise ContractError(
-            "value: a sum exceeds the largest double, 1.8e308.",
-            "Bound the values with quality.value_min and quality.value_max, so that absurd ones are quarantined.",
-            table="raw_events",
-        ) from None

@@ -15,9 +15,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Each room may import those before it, and itself.
 ORDER = (
     "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
-    "landing", "planning", "guessing", "duplicates", "filling", "metrics", "cleaning", "staging", "report", "periods",
-    "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs", "sensors", "definitions",
-    "commands", "cli",
+    "landing", "planning", "guessing", "duplicates", "quantities", "filling", "metrics", "cleaning", "staging",
+    "report", "periods", "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs",
+    "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -32,6 +32,7 @@ PURE = (
     "planning",
     "guessing",
     "duplicates",
+    "quantities",
     "filling",
     "metrics",
     "cleaning",

@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from data_assets import filling, metrics
+from data_assets import filling, metrics, quantities
 from data_assets.contracts import tables
 from data_assets.errors import ContractError
 from data_assets_tests import oracle
@@ -380,6 +380,7 @@ def test_a_day_in_parts_on_disk_gives_the_same_bytes(day, part_rows):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(filling, "MANY_ROWS", 0)
         patch.setattr(filling, "PART_ROWS", part_rows)
+        patch.setattr(quantities, "MOST_DISTINCT", part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, Path(folder)))
         assert not list(Path(folder).iterdir())
     for name, table in all_tables(raw).items():
@@ -400,7 +401,7 @@ def test_sums_of_any_doubles(numbers, rng):
         with pytest.raises(ContractError, match=r"1\.8e308"):
             metrics.session_metrics(values(*numbers), 9).collect()
         return
-    huge = [v for v in numbers if abs(v) >= metrics.FIXED_LIMIT]
+    huge = [v for v in numbers if abs(v) >= quantities.FIXED_LIMIT]
     if abs(sum(map(Fraction, huge))) > Fraction(sys.float_info.max):
         return
     found = metrics.session_metrics(values(*numbers), 9).collect().row(0, named=True)
@@ -430,7 +431,9 @@ def test_one_users_huge_value_leaves_the_others_exact():
 @example([1e-300, 3e-300])
 @example([1.7e308, -1.7e308, 0.0])
 def test_std_and_quartiles_of_any_doubles(numbers):
-    found = metrics._numbers(values(*numbers), "value")
+    column = values(*numbers).select("value")
+    found = quantities.describe(quantities.frequencies(column).collect())
+    assert quantities.describe(quantities.one_by_one(column), len({n + 0.0 for n in numbers})) == found
     ordered = sorted(numbers)
     for probability, q in zip((0.25, 0.5, 0.75), found.quartiles, strict=True):
         at = (len(ordered) - 1) * probability
@@ -454,8 +457,10 @@ def test_order_statistics_pick_the_sorted_column(count):
         rng.choice([rng.gauss(0, 1e3), rng.lognormvariate(0, 20), float(rng.randint(-3, 3))]) for _ in range(count)
     ]
     ranks = sorted({rng.randrange(count) for _ in range(20)})
-    found = metrics._order_statistics(values(*numbers, None), "value", ranks)
-    assert found == {r: sorted(numbers)[r] for r in ranks}
+    column = values(*numbers, None).select("value").drop_nulls()
+    for held, rows in ((True, quantities.frequencies(column)), (False, quantities.one_by_one(column))):
+        found = quantities._order_statistics(rows, ranks, is_held=held)
+        assert found == {r: sorted(numbers)[r] for r in ranks}
 
 
 def test_durations_sum_beyond_64_bits():

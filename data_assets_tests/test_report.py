@@ -24,11 +24,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_assets import contracts, metrics
+from data_assets import contracts
+from data_assets.metrics import DayFigures
 from data_assets.report import (
     CheckResult,
     DayInput,
-    bins,
     build,
     histogram_markdown,
     sparkline_markdown,
@@ -194,7 +194,7 @@ def day_of(
     return DayInput(
         day=DAY, timezone="UTC", kpis=kpis, history=scaled, trend_days=trend_days,
         session_metrics=metrics_of(events).lazy(), outliers=outliers.lazy(), event_distribution=distribution(counts),
-        summary_statistics=statistics_of(events), events=events.lazy(),
+        summary_statistics=statistics_of(events), events=DayFigures(events.lazy()),
         quarantine_reasons=pl.DataFrame(
             {"reason": ["missing_user_id", "unreadable_value", "malformed_record"], "rows": [quarantined - 40, 30, 10]},
             schema=REASONS,
@@ -246,7 +246,8 @@ def bare_day(events: pl.DataFrame | None = None, kpis: dict | None = None, **cha
         session_metrics=TABLES["session_metrics"].empty().lazy(), outliers=TABLES["outliers"].empty().lazy(),
         event_distribution=contracts.EVENT_DISTRIBUTION.empty(),
         summary_statistics=contracts.SUMMARY_STATISTICS.empty(),
-        events=raw.lazy(), quarantine_reasons=pl.DataFrame(schema=REASONS), files=pl.DataFrame(schema=FILES),
+        events=DayFigures(raw.lazy()),
+        quarantine_reasons=pl.DataFrame(schema=REASONS), files=pl.DataFrame(schema=FILES),
         without_rows=[], policies={}, policy_rows={}, checks=[],
         max_quarantine_rate=0.02, versions={}, outlier_factor=1.5,
     )  # fmt: skip
@@ -423,7 +424,7 @@ def with_text(day: DayInput, change) -> DayInput:
         outliers=frame(day.outliers.collect()).lazy(),
         event_distribution=frame(day.event_distribution),
         summary_statistics=frame(day.summary_statistics, ("min", "max")).with_columns(min=pl.lit(change("x"))),
-        events=frame(day.events.collect()).lazy(),
+        events=DayFigures(frame(day.events.events.collect()).lazy()),
         quarantine_reasons=frame(day.quarantine_reasons),
         files=frame(day.files),
         checks=[
@@ -607,7 +608,7 @@ def test_cards_tables_and_summary_agree(day):
 
 
 def test_histograms_hold_every_event(day):
-    events = day.events.collect()
+    events = day.events.events.collect()
     summary = build(day).summary
     values = summary["value_histogram"]
     assert sum(b["count"] for b in values["bins"]) == values["count"] == events["value"].count()
@@ -637,14 +638,6 @@ def test_missing_ends_are_filled_backward_within_the_user():
     found = sorted((b["start"], b["count"]) for b in lengths["bins"] if b["count"])
     assert lengths["count"] == 6  # a: 60 and 160, c: 10, d: 94, 15 and (the smallest end from its start on) 15
     assert found[0][0] <= 10 < found[-1][0] <= 160
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_durations_are_those_of_the_tables(seed):
-    gap = pl.when(pl.int_range(pl.len()) % 3 == 0).then(None).otherwise("session_end")
-    events = events_of(400, TYPES, seed=seed).with_columns(session_end=gap).lazy()
-    ours = bins.durations(events).collect()["us"].sort()
-    assert ours.to_list() == metrics.durations(events).collect()["duration_us"].drop_nulls().sort().to_list()
 
 
 def test_the_event_mix_shows_twelve_types_and_the_others(day):

@@ -7,70 +7,44 @@ Here: the two histograms. Not here: how they are drawn (``svgkit.py``) and the s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.metrics import STEPS_PER_DECADE
 from data_assets.report.model import Bin, Histogram
 from data_assets.report.text import finite
 
+if TYPE_CHECKING:
+    from data_assets.metrics import DayFigures, Lengths
+
 MOST_BINS = 40
-STEPS_PER_DECADE = (40, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+BINS_PER_DECADE = (40, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)  # divisors of those that Lengths has
 MICROSECONDS = 1_000_000
 HUGE = 1e300  # from here on differences overflow
 
 
-def _collect(frame: pl.LazyFrame) -> pl.DataFrame:
-    return frame.collect(engine="streaming")
-
-
-def durations(events: pl.LazyFrame) -> pl.LazyFrame:
-    """One column ``us``: each event's duration in microseconds, missing ends filled as session_metrics does it.
-
-    A missing end is the end of the same user's next row by (start, end) that has one; only users who miss an end are
-    sorted for it.
-    """
-    rows = events.select("user_id", "session_start", "session_end")
-    length = (pl.col("session_end") - pl.col("session_start")).dt.total_microseconds().alias("us")
-    if not _collect(rows.select(pl.col("session_end").is_null().any())).item():
-        return rows.select(length)
-    gappy = (
-        rows.group_by("user_id")
-        .agg(gaps=pl.col("session_end").is_null().any(), ends=pl.col("session_end").is_not_null().any())
-        .filter("gaps")
-    )
-    whole = rows.join(gappy, on="user_id", how="anti")
-    filled = (
-        rows.join(gappy.filter("ends"), on="user_id", how="semi")
-        .sort("user_id", "session_start", "session_end", nulls_last=False)
-        .with_columns(pl.col("session_end").backward_fill().over("user_id"))
-    )
-    return pl.concat([whole.select(length), filled.select(length)]).drop_nulls()
-
-
 def _counts(index: pl.LazyFrame) -> dict[int, int]:
-    found = _collect(index.group_by("bin").len())
+    found = index.group_by("bin").len().collect(engine="streaming")
     return dict(zip(found["bin"].to_list(), found["len"].to_list(), strict=True))
 
 
-def duration_histogram(events: pl.LazyFrame, median: float | None) -> Histogram:
+def duration_histogram(lengths: Lengths, median: float | None) -> Histogram:
     """Durations above zero on a log scale; the others are counted as left out."""
-    us = pl.col("us")
-    lengths = durations(events)
-    low, high, left_out = _collect(
-        lengths.select(
-            low=us.filter(us > 0).min(), high=us.filter(us > 0).max(), left_out=(us <= 0).sum().cast(pl.Int64)
-        )
-    ).row(0)
     bins: list[Bin] = []
-    if low is not None and high is not None:
-        decades = math.log10(high) - math.log10(low)
-        steps = next((s for s in STEPS_PER_DECADE if decades * s < MOST_BINS - 1), 1)
-        place = (us.cast(pl.Float64).log(10) * steps).floor().cast(pl.Int32).alias("bin")
-        counts = _counts(lengths.filter(us > 0).select(place))
-        edges = [10 ** (i / steps) / MICROSECONDS for i in range(min(counts), max(counts) + 2)]
-        bins = [Bin(a, b, counts.get(min(counts) + i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
-    return Histogram("seconds", True, bins, sum(b.count for b in bins), left_out or 0, False, False, median, None, None)
+    if lengths.low is not None and lengths.high is not None:
+        decades = math.log10(lengths.high) - math.log10(lengths.low)
+        steps = next((s for s in BINS_PER_DECADE if decades * s < MOST_BINS - 1), 1)
+        counts: Counter[int] = Counter()
+        for step, count in lengths.steps.items():
+            counts[step * steps // STEPS_PER_DECADE] += count
+        first, last = min(counts), max(counts)
+        edges = [10 ** (i / steps) / MICROSECONDS for i in range(first, last + 2)]
+        bins = [Bin(a, b, counts[first + i]) for i, (a, b) in enumerate(pairwise(edges))]
+    count = sum(b.count for b in bins)
+    return Histogram("seconds", True, bins, count, lengths.not_positive, False, False, median, None, None)
 
 
 def nice_step(span: float, most: int) -> float:
@@ -81,14 +55,10 @@ def nice_step(span: float, most: int) -> float:
     return next((f * base for f in (1, 2, 2.5, 5, 10, 20) if base and span / (f * base) <= most), 0.0)
 
 
-def value_histogram(
-    events: pl.LazyFrame, *, median: float | None, lower: float | None, upper: float | None
-) -> Histogram:
+def value_histogram(events: DayFigures, *, median: float | None, lower: float | None, upper: float | None) -> Histogram:
     """Values on a linear scale around the fences; what lies far beyond them is in the first and last bin."""
     value = pl.col("value")
-    low, high, whole = _collect(
-        events.select(low=value.min(), high=value.max(), whole=(value == value.floor()).all())
-    ).row(0)
+    low, high, whole = (events.bounds[f"value {figure}"] for figure in ("min", "max", "whole"))
     bins: list[Bin] = []
     is_open_low = is_open_high = False
     if finite(low) is not None and finite(high) is not None:
@@ -106,7 +76,7 @@ def value_histogram(
             # Halved: the difference of two finite numbers may be infinite, that of their halves is not.
             halves = (value / 2 - first / 2) / step * 2
             place = halves.floor().clip(0, size - 1).cast(pl.Int32)
-        counts = _counts(events.select(value).drop_nulls().select(place.alias("bin")))
+        counts = _counts(events.events.select(value).drop_nulls().select(place.alias("bin")))
         edges = [first + i * step for i in range(size + 1)]
         bins = [Bin(a, b, counts.get(i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
         is_open_low, is_open_high = low < first, bool(step) and high >= edges[-1]

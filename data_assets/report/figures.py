@@ -95,7 +95,7 @@ def summarise(day: DayInput) -> Figures:
         trend=trend,
         missing_days=missing,
         without_rows=sorted(day.without_rows),
-        duration_histogram=duration_histogram(day.events, _number(kpis.get("median_duration"))),
+        duration_histogram=duration_histogram(day.events.lengths, _number(kpis.get("median_duration"))),
         value_histogram=value_histogram(
             day.events, median=_statistic(day.summary_statistics, "value", "p50"), lower=lower, upper=upper
         ),

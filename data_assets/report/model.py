@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import polars as pl
 
+    from data_assets.metrics import DayFigures
+
 Number = float | int
 Kind = Literal["count", "amount", "seconds", "rate"]
 Level = Literal["fail", "warn", "info", "ok"]
@@ -44,7 +46,7 @@ class DayInput:
     Attributes:
         kpis: the day's row of daily_kpis.
         history: rows of daily_kpis with ``date``, ascending, of the ``trend_days`` before; may lack days.
-        events: the day's raw_events; only ever aggregated.
+        events: what the day's raw_events come to; its rows are only ever aggregated.
         quarantine_reasons: ``reason``, ``rows``.
         files: ``path``, ``rows``, ``valid``, ``quarantined``, ``duplicate``, ``late`` (rows), ``late_days``,
             ``content_hash``, and from the ledger ``lane``, ``lane_reason`` (null when it no longer knows the file).
@@ -62,7 +64,7 @@ class DayInput:
     outliers: pl.LazyFrame
     event_distribution: pl.DataFrame
     summary_statistics: pl.DataFrame
-    events: pl.LazyFrame
+    events: DayFigures
     quarantine_reasons: pl.DataFrame
     files: pl.DataFrame
     without_rows: Sequence[date]

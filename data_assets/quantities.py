@@ -1,0 +1,305 @@
+"""One column of numbers and what it comes to, exactly: sum, quartiles, deviation, how many different ones.
+
+Here: sums in fixed point, order statistics, standard deviations. Not here: which columns are described and in which
+unit (``metrics.py``), nor how numbers are shown (``report/``).
+
+A column comes as different numbers with how often each occurs, while those are few enough to hold (MOST_DISTINCT):
+that is one scan, and all else follows from it. Otherwise it is scanned several times, and only bins of it are held.
+Both ways the same whole numbers are added up, so both give the same results; ``metrics.py`` says how sums are taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from data_assets.errors import ContractError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+MOST_DISTINCT = 1_000_000  # a table of so many numbers takes 16 MB
+FIXED = 1_000_000_000  # fixed point: units of a sum of values
+FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits
+SQUARE_BITS = 90  # squares of at most 1 in units of 2**-90: 2**36 rows fit into 128 bits
+HALVING_LIMIT = 1e290  # above, differences of values could exceed a double
+INT64_MAX = 2**63 - 1
+HALF = Fraction(1, 2)
+QUARTERS = (Fraction(1, 4), HALF, Fraction(3, 4))
+NUMBER, TIMES = "number", "times"  # a column on its way here, and how often each of its rows counts
+_HALVING = 2.0**-60
+_SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
+_BIN_SHIFT = 40  # bins of order statistics: sign, exponent and the first 12 bits of the mantissa
+_PART_SHARE = 4  # a part on disk may hold this many times fewer different values than MOST_DISTINCT
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One column of numbers: nulls left out; quartiles (q1, median, q3) empty and the rest None where undefined.
+
+    Attributes:
+        rows: with the nulls.
+        count: without them.
+        unique: different numbers.
+    """
+
+    rows: int
+    count: int
+    unique: int
+    total: Fraction
+    low: float | None
+    high: float | None
+    quartiles: tuple[float, ...]
+    std: float | None
+
+    @property
+    def magnitude(self) -> float:
+        """The largest absolute value, 0 without values."""
+        return max(abs(self.low or 0.0), abs(self.high or 0.0))
+
+
+def frequencies(column: pl.LazyFrame) -> pl.LazyFrame:
+    """The numbers of a frame's only column, each once, as ``number``, with how often, as ``times`` (int64)."""
+    return column.select(pl.first().alias(NUMBER)).group_by(NUMBER).agg(pl.len().cast(pl.Int64).alias(TIMES))
+
+
+def one_by_one(column: pl.LazyFrame) -> pl.LazyFrame:
+    """The same for numbers that are too many to be told apart: each row counts once."""
+    return column.select(pl.first().alias(NUMBER), pl.lit(1, pl.Int64).alias(TIMES))
+
+
+def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> Numbers:
+    """Everything about one column.
+
+    Args:
+        column: ``number``, Int64 or finite Float64, and ``times``, Int64: a DataFrame where every number (and null)
+            stands once, a LazyFrame where they are scanned.
+        unique: how many different numbers a LazyFrame holds.
+    """
+    number, times = pl.col(NUMBER), pl.col(TIMES)
+    known = column.lazy().filter(number.is_not_null())
+    rows, count, low, high = _collected(
+        column.lazy().select(
+            times.sum().alias("rows"),
+            times.filter(number.is_not_null()).sum(),
+            number.min().alias("low"),
+            number.max().alias("high"),
+        )
+    ).row(0)
+    if not count:
+        return Numbers(rows, 0, 0, Fraction(0), None, None, (), None)
+    total = _total(known, max(abs(low), abs(high)))
+    if isinstance(column, pl.DataFrame):
+        unique = column.height - column[NUMBER].null_count()
+    at = _order_statistics(known, sorted(_ranks(count)), is_held=isinstance(column, pl.DataFrame))
+    quartiles = tuple(between(at[math.floor(h)], at[math.ceil(h)], float(h - math.floor(h))) for h in _places(count))
+    std = _std(known, count, float(total / count), (float(low), float(high)))
+    return Numbers(rows, count, unique or 0, total, low, high, quartiles, std)
+
+
+def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> int:
+    """How many different values, nulls left out, a frame's only column holds.
+
+    Args:
+        column: the values.
+        about: how many they are, roughly. More than MOST_DISTINCT are counted in parts below ``scratch``.
+        scratch: a folder; without it all are held at once.
+    """
+    value = pl.first()
+    if scratch is None or about <= MOST_DISTINCT:
+        return int(_collected(column.select(value.drop_nulls().n_unique())).item())
+    count = -(-about * _PART_SHARE // MOST_DISTINCT)
+    found = 0
+    with parts_on_disk(column.drop_nulls(), value.hash() % count, count, scratch) as parts:
+        for part in parts:
+            found += pl.read_parquet(part, glob=False, hive_partitioning=False).to_series().n_unique()
+            part.unlink()
+    return found
+
+
+@contextlib.contextmanager
+def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, count: int, scratch: Path) -> Iterator[list[Path]]:
+    """The frame parted by ``key``, a whole number below ``count``, in files that live as long as the block.
+
+    What is held meanwhile is about ``count`` row groups, so they are the smaller the more parts there are.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        frame.with_columns(key.cast(pl.UInt32).alias("__part")).sink_parquet(
+            pl.PartitionBy(folder, key="__part", include_key=False),
+            mkdir=True,
+            compression="uncompressed",
+            statistics=False,
+            row_group_size=min(16_384, max(1_024, (1 << 20) // count)),
+        )
+        yield sorted(Path(folder).rglob("*.parquet"))
+
+
+def _collected(frame: pl.LazyFrame) -> pl.DataFrame:
+    return frame.collect(engine="streaming")
+
+
+# ---- Sums --------------------------------------------------------------------------------------------------------
+
+
+def fixed(value: pl.Expr, dtype: type[pl.DataType] = pl.Int128) -> pl.Expr:
+    """Finite doubles as multiples of 1e-9, in 128 bits unless 64 are enough; those of FIXED_LIMIT and more as null."""
+    value = pl.when(value.abs() < FIXED_LIMIT).then(value)
+    whole = value.cast(pl.Int64)
+    fraction = ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
+    return whole.cast(dtype) * FIXED + fraction.cast(dtype)
+
+
+def exact_sum(values: Iterable[float]) -> Fraction:
+    """The exact sum of finite doubles."""
+    total = 0
+    for value in values:
+        numerator, denominator = value.as_integer_ratio()
+        total += numerator << (_SUBNORMAL_BITS + 1 - denominator.bit_length())
+    return Fraction(total, 1 << _SUBNORMAL_BITS)
+
+
+def double(number: Fraction) -> float:
+    """The nearest double.
+
+    Raises:
+        ContractError: there is none; the number is too large.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise ContractError(
+            "value: a sum exceeds the largest double, 1.8e308.",
+            "Bound the values with quality.value_min and quality.value_max, so that absurd ones are quarantined.",
+            table="raw_events",
+        ) from None
+
+
+def _total(known: pl.LazyFrame, magnitude: float) -> Fraction:
+    """The exact sum of the numbers that are not null, none of them larger than ``magnitude`` either way."""
+    number, times = pl.col(NUMBER), pl.col(TIMES).cast(pl.Int128)
+    if known.collect_schema()[NUMBER] == pl.Int64:
+        return Fraction(_collected(known.select((number.cast(pl.Int128) * times).sum())).item())
+    total = Fraction(_collected(known.select((fixed(number) * times).sum())).item(), FIXED)
+    if magnitude >= FIXED_LIMIT:
+        huge = _collected(known.filter(number.abs() >= FIXED_LIMIT))
+        total += sum((exact_sum((value,)) * often for value, often in huge.iter_rows()), Fraction(0))
+    return total
+
+
+# ---- Deviation ---------------------------------------------------------------------------------------------------
+
+
+def moments(deviation: pl.Expr, times: pl.Expr | None = None) -> tuple[pl.Expr, pl.Expr]:
+    """``first`` and ``second``: sums of deviations of at most 1, and of their squares, in units of 2**-SQUARE_BITS."""
+    unit = float(1 << SQUARE_BITS)
+    first, second = ((x * unit).cast(pl.Int128) for x in (deviation, deviation * deviation))
+    if times is not None:
+        first, second = first * times.cast(pl.Int128), second * times.cast(pl.Int128)
+    return first.sum().alias("first"), second.sum().alias("second")
+
+
+def scaled_std(first: int, second: int, count: int) -> float:
+    """The sample standard deviation from the sums of :func:`moments`, in the deviations' unit."""
+    unit = 1 << SQUARE_BITS
+    variance = (Fraction(second, unit) - Fraction(first * first, unit * unit * count)) / (count - 1)
+    return math.sqrt(max(variance, Fraction(0)))
+
+
+def _std(known: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, float]) -> float | None:
+    """The sample standard deviation; None below two values.
+
+    Two passes: ``mean`` comes from the first; the sum of deviations corrects for its rounding. Deviations are scaled
+    by a power of two to at most 1, so that their squares fit a fixed point whatever the values' size.
+    """
+    low, high = bounds
+    if count < 2:
+        return None
+    if low == high:
+        return 0.0
+    shrink = _HALVING if max(abs(low), abs(high)) > HALVING_LIMIT else 1.0
+    center = min(max(mean, low), high) * shrink
+    exponent = max(math.frexp(max(high * shrink - center, center - low * shrink))[1], -1000)
+    deviation = (pl.col(NUMBER).cast(pl.Float64) * shrink - center) * math.ldexp(1.0, -exponent)
+    first, second = _collected(known.select(moments(deviation, pl.col(TIMES)))).row(0)
+    return double(Fraction(scaled_std(first, second, count)) * Fraction(2) ** exponent / Fraction(shrink))
+
+
+# ---- Order -------------------------------------------------------------------------------------------------------
+
+
+def between(low: float, high: float, share: float) -> float:
+    """The point ``share`` of the way from ``low`` to ``high``, by NumPy's formula; no minus zero."""
+    if low == high or share == 0:
+        return float(low) + 0.0
+    difference = high - low
+    if math.isinf(difference):
+        return low * (1 - share) + high * share
+    return float(low + difference * share if share < HALF else high - difference * (1 - share)) + 0.0
+
+
+def _places(count: int) -> list[Fraction]:
+    """Where the quartiles of ``count`` sorted numbers lie, by NumPy's default."""
+    return [(count - 1) * p for p in QUARTERS]
+
+
+def _ranks(count: int) -> set[int]:
+    return {rank for place in _places(count) for rank in (math.floor(place), math.ceil(place))}
+
+
+def _order_statistics(known: pl.LazyFrame, ranks: Sequence[int], *, is_held: bool) -> dict[int, float]:
+    """The numbers at the ascending 0-based ``ranks`` of the sorted column.
+
+    Exact and without sorting a column that is scanned: one scan counts the rows of each bin (a bin is the leading bits
+    of the double, so bins are in the numbers' order), a second one the rows of each number in the few bins that hold a
+    rank.
+    """
+    rank = pl.DataFrame({"rank": ranks}, schema={"rank": pl.Int64})
+    skipped = pl.DataFrame({"start": [0], "skipped": [0]})
+    inside = known
+    if not is_held:
+        sizes = _with_starts(known.group_by(bin_of(NUMBER).alias("bin")).agg(pl.col(TIMES).sum()), "bin", "start")
+        wanted = rank.join_asof(sizes, left_on="rank", right_on="start").select("bin", "start", TIMES).unique()
+        wanted = wanted.sort("bin")
+        # Ranks count all rows, `before` only those in wanted bins: what the bins left out hold is the difference.
+        skipped = wanted.with_columns(skipped=pl.col("start") - (pl.col(TIMES).cum_sum() - pl.col(TIMES)))
+        inside = known.filter(bin_of(NUMBER).is_in(wanted["bin"].to_list())).group_by(NUMBER).agg(pl.col(TIMES).sum())
+    numbers = _with_starts(inside, NUMBER, "before")
+    within = rank.join_asof(skipped, left_on="rank", right_on="start").select(
+        "rank", at=pl.col("rank") - pl.col("skipped")
+    )
+    found = within.join_asof(numbers, left_on="at", right_on="before")
+    return dict(zip(found["rank"].to_list(), found[NUMBER].to_list(), strict=True))
+
+
+def _with_starts(counted: pl.LazyFrame, by: str, name: str) -> pl.DataFrame:
+    """The rows sorted, with how many rows of the column come before those that each stands for."""
+    return _collected(counted.sort(by)).with_columns((pl.col(TIMES).cum_sum() - pl.col(TIMES)).alias(name))
+
+
+def bin_of(column: str) -> pl.Expr:
+    """The leading bits of the doubles, as whole numbers in the order of the values."""
+    bits = pl.col(column).cast(pl.Float64).reinterpret(dtype=pl.Int64)
+    ordered = pl.when(bits < 0).then(pl.lit(-INT64_MAX - 1, pl.Int64) - bits).otherwise(bits)
+    return ordered // (1 << _BIN_SHIFT)
+
+
+# ---- Rounding ----------------------------------------------------------------------------------------------------
+
+
+def rounded(number: pl.Expr, decimals: int) -> pl.Expr:
+    """Rounded half to even, without minus zero."""
+    rounded = number.round(decimals, mode="half_to_even")
+    return pl.when(rounded == 0).then(0.0).otherwise(rounded)
+
+
+def round_one(number: float, decimals: int) -> float:
+    """One number rounded as :func:`rounded` rounds columns."""
+    return float(pl.select(rounded(pl.lit(number), decimals)).item())
