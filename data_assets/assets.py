@@ -322,7 +322,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 reason = _failed(findings)
                 if _failed([f for f in findings if f.name != checks.QUARANTINE_RATE]) is None:
                     # A day with too many quarantined rows is shown, so that one can see them; nothing is built on it.
-                    outcome.frames[day] = DayFrame(found.valid, found.notes)
+                    outcome.frames[day] = DayFrame(found.valid, found.notes, found.ready)
                     refused_frames[day] = DayFrame(found.quarantined, {})
                     repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
                     _describe_ingest(context, day, found, valid.name, quarantined.name)

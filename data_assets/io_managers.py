@@ -127,7 +127,7 @@ class LakeIOManager(BasePolarsUPathIOManager):
         written: dict[str, Version] = {}
         for day, value in _frames(context, obj).items():
             given = value if isinstance(value, DayFrame) else DayFrame(value.lazy(), {})
-            written[day] = self.lake.write(contract, day, given.frame, given.notes)
+            written[day] = self.lake.write(contract, day, given.frame, given.notes, given.ready)
             _note(context, day, self._metadata(contract, day, written[day]))
         _record_only(context, list(written))
 

@@ -50,6 +50,7 @@ class StagedDay:
             the days from this day to the file's home day, 0 when it is not later.
         fingerprint: what the day is made from (``landing.fingerprints``).
         cleaning: what was changed in ``valid``.
+        ready: the file that ``valid`` scans, where it is what the lake will hold (``storage.DayFrame``).
     """
 
     valid: pl.LazyFrame
@@ -58,6 +59,7 @@ class StagedDay:
     by_file: pl.DataFrame
     fingerprint: str
     cleaning: cleaning.Impact
+    ready: Path | None
 
     @property
     def notes(self) -> dict[str, str]:
@@ -125,7 +127,9 @@ def stage(
         try:
             folder.mkdir()
             records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
-            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder)
+            is_all = len(wanted) == 1 and rows.filter(pl.col("day") == wanted[0]).height == 1
+            is_all &= config.source.deduplicate == "none" and lookup is None
+            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder, is_all=is_all)
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     staged = {
@@ -147,8 +151,7 @@ def _day(
     contracts = tables(config.source.types.user_id)
     files = files.sort("path")
     parts = {
-        kind: {path: sorted((folders[path] / kind / f"day={day}").glob("*.parquet")) for path in files["path"]}
-        for kind in ingest.KINDS
+        kind: {path: _parts(folders[path] / kind / f"day={day}") for path in files["path"]} for kind in ingest.KINDS
     }
     of_files = [_of_file(path, parts["valid"][path], parts["mended"][path]) for path in files["path"]]
     valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
@@ -179,12 +182,17 @@ def _day(
     refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
     quarantined = _together(contracts["quarantined_events"].empty(), refused)
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
-    return StagedDay(cleaned, quarantined, repeated, by_file, fingerprints(files).get(day, ""), impact)
+    of_day = [path for kind in ("valid", "mended") for found in parts[kind].values() for path in found]
+    is_ready = [path.name for path in of_day] == [ingest.WHOLE_DAY] and cleaned is valid
+    fingerprint = fingerprints(files).get(day, "")
+    return StagedDay(cleaned, quarantined, repeated, by_file, fingerprint, impact, of_day[0] if is_ready else None)
 
 
 def _of_file(path: str, plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
     """One file's valid rows, those that took a second look among the others; ``None`` when it has none."""
-    scans = [pl.concat([_scan(p) for p in paths]) for paths in (plain, mended) if paths]
+    scans = [
+        pl.concat([_scan(p) for p in paths]).drop("source_file", strict=False) for paths in (plain, mended) if paths
+    ]
     if not scans:
         return None
     rows = scans[0] if len(scans) == 1 else scans[0].merge_sorted(scans[1], key="source_line", maintain_order=True)
@@ -201,6 +209,11 @@ def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame]) -> pl.LazyFrame:
 
 def _scan(path: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files of one kind and day. Of mended ones only those that hold rows: merging in costs memory."""
+    return [path for path in sorted(folder.glob("*.parquet")) if folder.parent.name != "mended" or _rows([path])]
 
 
 def _rows(paths: Collection[Path]) -> int:

@@ -28,6 +28,7 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from data_assets.contracts import Table, tables
+from data_assets.engine import bound_memory
 from data_assets.errors import ContractError, StorageBusyError
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
+PARQUET: dict[str, Any] = {  # how days are written
+    "compression": "zstd",
+    "compression_level": 1,
+    "statistics": True,
+    "row_group_size": ROW_GROUP,
+}
 
 
 def fsync_path(path: Path) -> None:
@@ -91,6 +98,7 @@ class Lake:
     """Parquet partitions below ``root``: ``<table>/date=YYYY-MM-DD/data.parquet``, or ``<table>/data.parquet``."""
 
     def __init__(self, root: Path, lock_timeout: float = 600.0) -> None:
+        bound_memory()
         self.root = root
         self.lock_timeout = lock_timeout
 
@@ -134,8 +142,17 @@ class Lake:
             extra_columns="ignore" if contract.is_open else "raise",
         )
 
-    def write(self, contract: Table, day: str | None, frame: pl.LazyFrame, notes: Mapping[str, str]) -> Version:
+    def write(
+        self,
+        contract: Table,
+        day: str | None,
+        frame: pl.LazyFrame,
+        notes: Mapping[str, str],
+        ready: Path | None = None,
+    ) -> Version:
         """Replace a partition by ``frame``, streamed; on any failure the old version stays.
+
+        A file that already is what would be written (``ready``, see ``DayFrame``) is taken over.
 
         Raises:
             ContractError: the frame's columns or types are not the contract's.
@@ -148,9 +165,10 @@ class Lake:
         with self._locked(folder):
             temporary = versions / f".{uuid.uuid4().hex}.tmp"
             try:
-                frame.sink_parquet(
-                    temporary, compression="zstd", compression_level=1, statistics=True, row_group_size=ROW_GROUP
-                )
+                if ready is None:
+                    frame.sink_parquet(temporary, **PARQUET)
+                else:
+                    shutil.move(ready, temporary)
                 fsync_path(temporary)
                 rows = pl.scan_parquet(temporary, glob=False).select(pl.len()).collect().item()
                 version = Version(
@@ -207,10 +225,17 @@ def _content_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class DayFrame:
-    """A day's rows on their way to the lake, with what is to be noted beside them (text to text)."""
+    """A day's rows on their way to the lake.
+
+    Attributes:
+        frame: the rows.
+        notes: what is to be noted beside them, text to text.
+        ready: a file of exactly these rows and columns, written as days are (``PARQUET``), that may be taken away.
+    """
 
     frame: pl.LazyFrame
     notes: Mapping[str, str]
+    ready: Path | None = None
 
 
 @dataclass(frozen=True)

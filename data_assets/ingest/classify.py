@@ -18,6 +18,7 @@ from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records
+from data_assets.storage import PARQUET
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ROW_GROUP = 262_144
 ROW_GROUP_MANY_DAYS = 16_384
 FEW_DAYS = 8
+WHOLE_DAY = "whole.parquet"
 _TIMES = ("session_start", "session_end")
 _TEXTS = ("event_type", "metadata")
 _GIVEN = "__given_"
@@ -59,18 +61,19 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
     )
     formats, zone = config.source.timestamp_formats, config.timezone
     if source.dtype == pl.String:  # most are read at first sight; what is left is looked at once a text
+        # One scan with a key of two columns: a second branch of the same scan would hold the whole file meanwhile.
         first = values.quick_time(pl.col("session_start"), formats, zone, form).alias("first")
-        looked = given.with_columns(first)
-        read = looked.group_by(day=pl.when(~pl.col(MALFORMED)).then(pl.col("first").dt.date())).agg(rows=pl.len())
-        texts = (
-            looked.filter(pl.col("first").is_null() & ~pl.col(MALFORMED)).group_by("session_start").agg(rows=pl.len())
+        is_left = pl.col("first").is_null() & ~pl.col(MALFORMED)
+        keys = (
+            pl.when(~pl.col(MALFORMED)).then(pl.col("first").dt.date()).alias("day"),
+            pl.when(is_left).then("session_start").alias("text"),
         )
-        counted, left = _collected([read, texts], relative)
-        second = values.time(left.lazy(), "session_start", source.dtype, formats, zone, form)
-        unread = pl.col("day").is_null()
+        [read] = _collected([given.with_columns(first).group_by(keys).agg(rows=pl.len())], relative)
+        is_text = pl.col("text").is_not_null()
+        texts = read.filter(is_text).select("rows", session_start="text").lazy()
+        second = values.time(texts, "session_start", source.dtype, formats, zone, form)
         later = second.select(pl.col("session_start").dt.date().alias("day"), "rows").collect()
-        malformed = counted.filter(unread).with_columns(rows=pl.col("rows") - left["rows"].sum())
-        counted = pl.concat([counted.filter(~unread), malformed, later])
+        counted = pl.concat([read.filter(~is_text).select("day", "rows"), later])
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
         [counted] = _collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
@@ -102,12 +105,16 @@ def split_file(
     days: Collection[dt.date] | None,
     config: PipelineConfig,
     out_dir: Path,
+    *,
+    is_all: bool = False,
 ) -> None:
     """Write the rows of each day, valid and refused, as Parquet files below ``out_dir``, in one pass over the file.
 
     ``valid/day=…``, ``mended/day=…`` and ``quarantined/day=…``: mended rows are valid ones in a form that took a second
     look; ``source_line`` says where they belong among the others. In each the rows stand in file order; valid and
-    mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written.
+    mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written. ``is_all``: the
+    valid rows are all that the one day has, so those of the first look are written as the lake has them, with their
+    ``source_file``, in a file called WHOLE_DAY.
 
     Raises:
         SourceFileError: the file turns out to be damaged.
@@ -123,14 +130,23 @@ def split_file(
         _split(records, relative, home_day, days, config, valid, quarantined)
         return
     day = pl.col(_VALUE + "session_start").dt.date().alias("day")
-    plain = quick.frame.filter(_CLEAN).select(*quick.columns, pl.col(LINE).alias("source_line"), day)
+    file = [pl.lit(relative).alias("source_file")] if is_all else []
+    plain = quick.frame.filter(_CLEAN).select(*quick.columns, *file, pl.col(LINE).alias("source_line"), day)
     if days is not None:
         plain = plain.filter(pl.col("day").is_in(sorted(days)))
     rest = out_dir / "rest.parquet"
-    read = [name for name in records.frame.collect_schema() if name not in HELPERS]  # of JSON not every key is
+    # Of JSON not every key is read. Texts are copied: as they come, each holds the whole buffer that it was read from.
+    read = [
+        pl.concat_str(name, pl.lit("")).alias(name) if dtype == pl.String else pl.col(name)
+        for name, dtype in records.frame.collect_schema().items()
+        if name not in HELPERS
+    ]
     texts = [*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
     others = quick.frame.filter(~pl.col(_CLEAN)).select(texts)
-    _collected([_sink(plain, valid, days), others.sink_parquet(rest, compression="uncompressed", lazy=True)], relative)
+    _collected(
+        [_sink(plain, valid, days, is_all=is_all), others.sink_parquet(rest, compression="uncompressed", lazy=True)],
+        relative,
+    )
     left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
     rows = int(left.select(pl.len()).collect().item())
     if rows:
@@ -214,13 +230,13 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     return _Quick(judged(records.frame), [*columns, *_extra(records, found, config, set(contract))])
 
 
-def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None) -> pl.LazyFrame:
-    """The frame on its way to a file for each day; not compressed, as it is read once and thrown away."""
+def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None, *, is_all: bool = False) -> pl.LazyFrame:
+    """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
     few = days is not None and len(days) <= FEW_DAYS
     how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": ROW_GROUP if few else ROW_GROUP_MANY_DAYS}
     if days is not None and len(days) == 1:
-        path = target / f"day={next(iter(days))}" / "0.parquet"
-        return frame.drop("day").sink_parquet(path, mkdir=True, lazy=True, **how)
+        path = target / f"day={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
+        return frame.drop("day").sink_parquet(path, mkdir=True, lazy=True, **(PARQUET if is_all else how))
     return frame.sink_parquet(pl.PartitionBy(target, key="day", include_key=False), mkdir=True, lazy=True, **how)
 
 
