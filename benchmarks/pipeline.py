@@ -150,7 +150,7 @@ def functions_alone(source: Path, folder: Path) -> None:
         lake.write(known["raw_events"], DAY, day.valid, day.notes)
         lake.write(known["quarantined_events"], DAY, day.quarantined, {})
     events = lake.scan(known["raw_events"], [DAY])
-    figures = metrics.DayFigures(events, config.scratch_dir)
+    figures = metrics.DayFigures(events, "lazy", config.scratch_dir)
     users = metrics.session_metrics(events, config.precision, figures).collect()
     lake.write(known["outliers"], DAY, metrics.outliers(events, config.outliers.factor, figures), {})
     types = metrics.event_distribution(events).collect()

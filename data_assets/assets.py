@@ -9,7 +9,6 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -38,7 +37,7 @@ from dagster import (
     multi_asset,
 )
 
-from data_assets import checks, cleaning, landing, metrics, periods, progress, publish, report, staging
+from data_assets import checks, cleaning, landing, memory, metrics, periods, progress, publish, report, staging
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
@@ -50,6 +49,7 @@ OWNERS = ["team:data"]
 RETRIES = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.FULL)
 BACKFILLS = BackfillPolicy.single_run()
 WAREHOUSE_POOL = "warehouse"
+SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
 Days = dict[str, pl.LazyFrame]
 
@@ -148,25 +148,41 @@ def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
 
 
 class _Figures:
-    """What the assets of a run share of a day's events."""
+    """What the assets of a run share of a day's events, and how each day is worked on."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
+    def __init__(self, config: PipelineConfig) -> None:
+        self.config = config
+        self.decisions: dict[str, memory.Decision] = {}
         self._known: dict[str, metrics.DayFigures] = {}
 
-    def of(self, events: pl.LazyFrame) -> metrics.DayFigures:
+    def of(self, events: pl.LazyFrame, day: str) -> metrics.DayFigures:
         """The figures of a day as it was loaded; the file that its plan names never changes."""
-        plan, made = events.explain(optimized=False), metrics.DayFigures(events, self.scratch)
-        if VERSIONS not in plan:
-            return made
-        if len(self._known) >= MOST_FIGURES:
-            self._known.clear()
-        return self._known.setdefault(plan, made)
+        plan = events.explain(optimized=False)
+        known = self._known.get(plan)
+        if known is None:
+            if len(self._known) >= MOST_FIGURES:
+                self._known.clear()
+            self.decisions[day] = decision = self._decide(events, day)
+            known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir)
+            if VERSIONS in plan:
+                self._known[plan] = known
+        return known
+
+    def _decide(self, events: pl.LazyFrame, day: str) -> memory.Decision:
+        """How the day is worked on, by what there is now."""
+        version = Lake(self.config.lake_dir).current("raw_events", day)
+        rows = version.rows if version else 0
+        length = None
+        if self.config.source.types.user_id == "string":
+            texts = events.select(pl.col("user_id").head(SAMPLE_ROWS).str.len_bytes().mean())
+            length = texts.collect(engine="streaming").item() or 0.0
+        available = memory.available(self.config.memory)
+        return memory.decide(rows, memory.needed(rows, length), available, self.config.memory)
 
 
 def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
     """Every asset of the graph, for one configuration."""
-    partitions, figures = daily_partitions(config), _Figures(config.scratch_dir)
+    partitions, figures = daily_partitions(config), _Figures(config)
     return [
         _landed_files(config),
         _raw_events(config, partitions),
@@ -431,14 +447,19 @@ def _session_metrics(
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            of_day = figures.of(events)
+            of_day = figures.of(events, day)
             users = metrics.session_metrics(events, config.precision, of_day).collect()
             sessions, anomalies = users.select(pl.sum("total_sessions", "anomaly_count")).row(0)
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
                 users.lazy(),
                 [checks.contract(table, users.lazy()), agree],
-                {"users": users.height, "sessions": sessions, "anomalies": anomalies},
+                {
+                    "users": users.height,
+                    "sessions": sessions,
+                    "anomalies": anomalies,
+                    "memory": MetadataValue.text(figures.decisions[day].words),
+                },
             )
 
         yield from _compute_days(context, config, table, compute)
@@ -455,7 +476,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            found = metrics.outliers(events, config.outliers.factor, figures.of(events))
+            found = metrics.outliers(events, config.outliers.factor, figures.of(events, day))
             rows = found.collect(engine="streaming")
             fences = rows.select("iqr_lower", "iqr_upper").head(1).to_dicts()
             return Computed(
@@ -511,8 +532,8 @@ def _summary_statistics(
 
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            statistics = metrics.summary_statistics(events, figures.of(events)).collect()
-            counts = checks.column_counts(statistics, figures.of(events).rows)
+            statistics = metrics.summary_statistics(events, figures.of(events, day)).collect()
+            counts = checks.column_counts(statistics, figures.of(events, day).rows)
             value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
             return Computed(
                 statistics.lazy(),
@@ -550,7 +571,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
                 outlier_count=_height(_need("outliers", outliers, day, log)),
                 counts=counts,
                 precision=config.precision,
-                figures=figures.of(events),
+                figures=figures.of(events, day),
             ).collect()
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}
@@ -643,7 +664,9 @@ def _write_reports(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        built = report.build(_day_input(config, this, found, figures.of(found["raw_events"]), before, notes, ledger))
+        built = report.build(
+            _day_input(config, this, found, figures.of(found["raw_events"], day), before, notes, ledger)
+        )
         report.write(built, config.reports_dir / day)
         log.record("daily_report", day, ())
         log.finish(day, notes["fingerprint"])

@@ -38,7 +38,7 @@ from data_assets.publish import Published
 from data_assets.storage import DayLog, Finding
 
 QUARANTINE_RATE = "quarantine_rate"
-BATCH_ROWS = 131_072  # how many rows pandera sees at a time: bounds its memory
+BATCH_ROWS = 393_216  # how many rows pandera sees at a time: bounds its memory
 
 
 @dataclass(frozen=True)

@@ -524,6 +524,16 @@ class MemoryConfig(_Section):
         json_schema_extra=_allowed("auto or a size of at least 1MB such as 512MB, 2GB, 1.5GiB"),
     )
     margin: Number = Field(default=0.3, ge=0, lt=1, description="Share of the limit that is kept free.")
+    eager_ratio: Number = Field(
+        default=0.65,
+        ge=0,
+        description="A day is held as a whole while it needs at most this share of what there is.",
+    )
+    lazy_ratio: Number = Field(
+        default=2.0,
+        ge=0,
+        description="Up to this share its different values are held; beyond it nothing is that grows with the day.",
+    )
 
     @field_validator("limit", mode="before")
     @classmethod

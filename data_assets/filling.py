@@ -1,6 +1,6 @@
 """How long each event lasted, where a missing end is filled from the same user's next one; some users at a time.
 
-Here: parting a day by users, on disk when it is long, and filling within a part. Not here: what is made of the
+Here: parting a day by users, on disk, and filling within a part. Not here: what is made of the
 durations (``metrics.py``). Whatever the day's length, the rows of one part are in memory at a time.
 
 A missing end takes that of the same user's row with the smallest (start, end) among those whose end is known and whose
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
-MANY_ROWS = 2_000_000  # a day of fewer is one part, in memory
 MOST_PARTS = 1_024
 USER, START, END = "user_id", "session_start", "session_end"
 _KEY, _FOUND, _LEAST, _CODE = "__key", "__found", "__least", "__code"
@@ -33,7 +32,7 @@ def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> I
         events: a day, with ``user_id``, ``session_start``, ``session_end`` and any other columns. The span of its
             times fits into 64 bits of microseconds.
         rows: how many they are.
-        scratch: where the parts of a long day are kept meanwhile; without it every day is one part.
+        scratch: where the parts are kept meanwhile; without it the day is one part.
 
     Yields:
         Every row and column of ``events``, in no promised order, with ``session_end`` filled and ``duration_us``
@@ -45,7 +44,7 @@ def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> I
 
 
 def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl.DataFrame]:
-    if scratch is None or rows <= MANY_ROWS:
+    if scratch is None:
         yield events.collect(engine="streaming")
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))

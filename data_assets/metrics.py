@@ -61,6 +61,8 @@ from data_assets.quantities import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from data_assets.memory import Mode
+
 SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
@@ -114,19 +116,23 @@ class DayFigures:
 
     Args:
         events: raw_events of one day.
-        scratch: a folder for the parts of a day that is too long to hold; without it every day is held.
+        mode: how, see ``memory.py``.
+        scratch: a folder for the parts of a day that is not held as a whole.
     """
 
-    def __init__(self, events: pl.LazyFrame, scratch: Path | None = None) -> None:
+    def __init__(self, events: pl.LazyFrame, mode: Mode = "eager", scratch: Path | None = None) -> None:
         self.events = events
-        self.scratch = scratch
+        self.mode = mode
+        self._parts = None if mode == "eager" else scratch
+        self._many = scratch if mode == "streaming" else None
         self._of_sessions: tuple[Numbers, Lengths, int] | None = None
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
-        """``rows``, and by column and figure: count, nulls, min, max, about (how many are different); one scan.
+        """``rows``, and by column and figure: count, nulls, min, max, when streaming about. One scan.
 
-        Times are microseconds since 1970; ``value whole``: all values are whole numbers.
+        ``about``: how many are different, roughly; ``value whole``: all values are whole numbers. Times are
+        microseconds since 1970.
 
         Raises:
             ContractError: a value is not finite, or a duration does not fit into 64 bits of microseconds.
@@ -141,6 +147,7 @@ class DayFigures:
                 ("max", pl.col(name).max()),
                 ("about", pl.col(name).approx_n_unique()),
             )
+            if figure != "about" or self._many is not None
         }
         value = pl.col(VALUE)
         figures |= {"value finite": value.is_finite().all(), "value whole": (value == value.floor()).all()}
@@ -180,10 +187,10 @@ class DayFigures:
     @cached_property
     def values(self) -> Numbers:
         """The column ``value``."""
-        column, about = self.events.select(VALUE), self.bounds["value about"]
-        if self.scratch is None or about <= quantities.MOST_DISTINCT:
+        column, about = self.events.select(VALUE), self.bounds.get("value about", 0)
+        if about <= quantities.MOST_DISTINCT:
             return quantities.describe(quantities.frequencies(column).collect(engine="streaming"))
-        unique = quantities.count_distinct(column, about, self.scratch)
+        unique = quantities.count_distinct(column, about, self._many)
         return quantities.describe(quantities.one_by_one(column), unique)
 
     @property
@@ -200,7 +207,7 @@ class DayFigures:
         """How many different values a column that is no quantity has."""
         if label == USER:
             return self._left_by_sessions[2]
-        return quantities.count_distinct(self.events.select(label), self.bounds[f"{label} about"], self.scratch)
+        return quantities.count_distinct(self.events.select(label), self.bounds.get(f"{label} about", 0), self._many)
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
@@ -215,8 +222,8 @@ class DayFigures:
         columns = self.events.select(USER, START, END, VALUE)
         users = [_table("session_metrics", self.events).empty()]
         with ExitStack() as stack:
-            lengths = _Durations(self.scratch, stack)
-            for part in filling.durations(columns, self.rows, self.scratch):
+            lengths = _Durations(self._many, stack)
+            for part in filling.durations(columns, self.rows, self._parts):
                 users.append(_sessions(part, precision, self.magnitude))
                 lengths.add(part.select("duration_us"))
             found = pl.concat(users).sort(USER)

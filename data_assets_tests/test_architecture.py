@@ -14,8 +14,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "engine", "config", "contracts", "partitions", "storage", "ingest", "drift",
-    "landing", "planning", "guessing", "duplicates", "quantities", "filling", "metrics", "cleaning", "staging",
+    "errors", "progress", "history", "engine", "config", "memory", "contracts", "partitions", "storage", "ingest",
+    "drift", "landing", "planning", "guessing", "duplicates", "quantities", "filling", "metrics", "cleaning", "staging",
     "report", "periods", "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs",
     "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
@@ -24,6 +24,7 @@ PURE = (
     "progress",
     "engine",
     "config",
+    "memory",
     "contracts",
     "storage",
     "ingest",

@@ -373,15 +373,14 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
 @CI
-@given(days(decimals), st.integers(1, 6))
-def test_a_day_in_parts_on_disk_gives_the_same_bytes(day, part_rows):
+@given(days(decimals), st.integers(1, 6), st.sampled_from(["lazy", "streaming"]))
+def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
     kind, events = day
     raw = frame(*events, kind=kind)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(filling, "MANY_ROWS", 0)
         patch.setattr(filling, "PART_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
-        in_parts = all_tables(raw, figures=metrics.DayFigures(raw, Path(folder)))
+        in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, Path(folder)))
         assert not list(Path(folder).iterdir())
     for name, table in all_tables(raw).items():
         assert_frame_equal(in_parts[name], table, check_exact=True)

@@ -1,0 +1,130 @@
+"""What a day will need, what there is, and how the day is therefore worked on.
+
+Here: the prediction, the look at the limits, the choice between three ways. Not here: what each way does
+(``metrics.py``, ``filling.py``, ``quantities.py``), how files are read, which always streams (``ingest/``), or the
+engine's own switches (``engine.py``). All ways give the same tables, byte for byte.
+
+- ``eager``: the day's columns are held as a whole. Up to EAGER_ROWS the fastest; above, parts that fit the processor's
+  cache are faster however much memory there is (docs/decisions/0006).
+- ``lazy``: the users' rows in parts on disk, one part at a time; different values of a column are held all at once.
+- ``streaming``: those are counted in parts on disk too, where they are many; a day of any size needs about the same.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from data_assets.config import MemoryConfig
+
+Mode = Literal["eager", "lazy", "streaming"]
+EAGER_ROWS = 2_000_000
+FIXED_BYTES = 24  # of a row: start, end and value
+NUMBER_BYTES, TEXT_BYTES = 8, 16  # of a user; a text of more than TEXT_INLINE bytes stands elsewhere as well
+TEXT_INLINE = 12
+HELD_FACTOR = 3.8  # what holding a day takes at its peak, to the bytes of its rows: `python -m benchmarks.memory`
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a day is worked on, and why.
+
+    Attributes:
+        needed: bytes that holding the day would take at the peak.
+        available: bytes that there are for it, the margin taken off.
+    """
+
+    mode: Mode
+    needed: int
+    available: int
+
+    @property
+    def ratio(self) -> float:
+        """What is needed to what there is."""
+        return self.needed / max(1, self.available)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return (
+            f"{self.mode}: holding the day would take {self.needed / 1e6:,.0f} MB, {self.available / 1e6:,.0f} MB "
+            "are there for it"
+        )
+
+
+def needed(rows: int, text_length: float | None = None) -> int:
+    """Bytes that holding a day takes at the peak.
+
+    Args:
+        rows: events of the day.
+        text_length: mean bytes of a user_id; None for whole numbers.
+    """
+    user = float(NUMBER_BYTES)
+    if text_length is not None:
+        user = TEXT_BYTES + (text_length if text_length > TEXT_INLINE else 0)
+    return int(rows * (FIXED_BYTES + user) * HELD_FACTOR)
+
+
+def decide(rows: int, needs: int, available_bytes: int, config: MemoryConfig) -> Decision:
+    """The way for a day of ``rows`` events, held whole only where that fits."""
+    ratio = needs / max(1, available_bytes)
+    mode: Mode = "streaming"
+    if ratio <= config.eager_ratio and rows <= EAGER_ROWS:
+        mode = "eager"
+    elif ratio <= config.lazy_ratio:
+        mode = "lazy"
+    return Decision(mode, needs, available_bytes)
+
+
+def available(config: MemoryConfig, root: Path = Path("/")) -> int:
+    """Bytes that a day may take beside what this process holds already, the margin taken off.
+
+    The smallest of the configured limit, the container's (cgroup) and what the system has free.
+
+    Args:
+        config: ``memory`` of pipeline.yaml.
+        root: where /proc and /sys are.
+    """
+    own = _own(root)
+    limits = [config.limit_bytes, *(_number(root / path) for path in _LIMIT_FILES)]
+    free = [limit - own for limit in limits if limit is not None]
+    free.append(_free(root))
+    return max(0, int(min(free) * (1 - config.margin)))
+
+
+_LIMIT_FILES = (
+    "sys/fs/cgroup/memory.max",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes",  # cgroup v1
+)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None where there is no file, or it says that there is no limit."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = text.partition(f"{name}:")[2].split()
+    return int(found[0]) << 10 if found else None
+
+
+def _own(root: Path) -> int:
+    """What this process holds."""
+    return _kilobytes(root / "proc/self/status", "VmRSS") or 0
+
+
+def _free(root: Path) -> int:
+    """What the system has free; all that it has, where it does not tell."""
+    free = _kilobytes(root / "proc/meminfo", "MemAvailable")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if free is None else free
