@@ -484,7 +484,7 @@ def test_figures_in_the_metadata_are_numbers(made):
         plain = {
             k: v
             for k, v in metadata(made, name, "2024-03-01").items()
-            if k not in ("path", "top", "events_by_hour", "dagster/table_name")
+            if k not in ("path", "top", "events_by_hour", "memory", "dagster/table_name")
         }
         assert plain
         assert all(isinstance(v, int | float) for v in plain.values()), (name, plain)
