@@ -19,10 +19,14 @@ NAMES = ("user_id", "session_start", "session_end", "event_type", "value")
 TIMES = ("session_start", "session_end")
 LABELS = ("user_id", "session_start", "session_end", "event_type")
 FACTOR = 1.5
+PART_ROWS = 262_144
 
 
 def bare_polars(source: Path, folder: Path) -> None:
-    """Polars, streaming: two sinks of one scan, then scans of the valid rows."""
+    """Polars, streaming, with this project's design: two sinks of one scan, users in parts on disk, counted values."""
+    import os
+
+    os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", "1048576")
     import polars as pl
 
     if source.suffix == ".parquet":
@@ -35,45 +39,29 @@ def bare_polars(source: Path, folder: Path) -> None:
         )
     good = pl.all_horizontal(pl.col("user_id", "session_start", "event_type", "value").is_not_null())
     how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "row_group_size": 131_072, "lazy": True}
+    copied = pl.concat_str("event_type", pl.lit("")).alias("event_type")  # else it holds the buffer it was read from
     sinks = [
         typed.filter(good).sink_parquet(folder / "raw_events.parquet", **how),
-        typed.filter(~good).sink_parquet(folder / "quarantined.parquet", **how),
+        typed.filter(~good).with_columns(copied).sink_parquet(folder / "quarantined.parquet", **how),
     ]
     pl.collect_all(sinks, engine="streaming")
     events = pl.scan_parquet(folder / "raw_events.parquet")
-    timed = _polars_filled(events).with_columns(
-        duration=(pl.col("session_end") - pl.col("session_start")).dt.total_microseconds() / 1e6
+    labels = events.select(
+        x
+        for c in LABELS
+        for x in (
+            pl.col(c).count().alias(f"{c} count"),
+            pl.col(c).null_count().alias(f"{c} null_count"),
+            pl.col(c).min().cast(pl.String).alias(f"{c} min"),
+            pl.col(c).max().cast(pl.String).alias(f"{c} max"),
+            pl.col(c).drop_nulls().n_unique().alias(f"{c} n_unique"),
+        )
     )
-    duration = pl.col("duration")
-    timed.group_by("user_id").agg(
-        total_sessions=pl.len().cast(pl.Int64),
-        avg_duration=duration.mean().round(2),
-        max_duration=duration.max().round(2),
-        min_duration=duration.filter(duration > 0).min().round(2),
-        total_value=pl.col("value").sum().round(2),
-        mean_value=pl.col("value").mean().round(2),
-        anomaly_count=(duration <= 0).sum().cast(pl.Int64),
-    ).sort("user_id").sink_parquet(folder / "session_metrics.parquet")
-    labels, value, lasting = pl.collect_all(
-        [
-            events.select(
-                x
-                for c in LABELS
-                for x in (
-                    pl.col(c).count().alias(f"{c} count"),
-                    pl.col(c).null_count().alias(f"{c} null_count"),
-                    pl.col(c).min().cast(pl.String).alias(f"{c} min"),
-                    pl.col(c).max().cast(pl.String).alias(f"{c} max"),
-                    pl.col(c).drop_nulls().n_unique().alias(f"{c} n_unique"),
-                )
-            ),
-            events.select(_polars_figures("value")),
-            timed.select(_polars_figures("duration")),
-        ],
-        engine="streaming",
-    )
-    of_value, of_duration = value.to_dicts()[0], lasting.to_dicts()[0]
-    of_labels = labels.to_dicts()[0]
+    of_labels = labels.collect(engine="streaming").to_dicts()[0]
+    rows = of_labels["session_start count"]
+    of_duration = _polars_figures(_polars_sessions(events, folder, rows))
+    values = events.group_by(x="value").agg(n=pl.len().cast(pl.Int64))
+    of_value = _polars_figures(values.collect(engine="streaming"))
     names = ("count", "null_count", "min", "max", "n_unique")
     summary = [{"column_name": c, **{n: of_labels[f"{c} {n}"] for n in names}} for c in LABELS]
     summary += [{"column_name": "value", **of_value}, {"column_name": "duration", **of_duration}]
@@ -92,40 +80,66 @@ def bare_polars(source: Path, folder: Path) -> None:
     )
 
 
-def _polars_filled(events: Any) -> Any:  # noqa: ANN401 - the engine is not imported here
-    """Missing ends from the user's next known one; only users who miss one are sorted."""
+def _polars_sessions(events: Any, folder: Path, rows: int) -> Any:  # noqa: ANN401 - the engine is not imported here
+    """Writes session_metrics, some users at a time; returns how often each duration occurs."""
     import polars as pl
 
-    key = ["user_id", "session_start", "session_end"]
-    is_open = pl.col("session_end").is_null()
-    rows = events.select(*key, "value")
-    asked = rows.filter(is_open).select(key).unique()
-    known = rows.filter(~is_open).select(key).join(asked.select("user_id").unique(), on="user_id", how="semi")
-    filled = (
-        pl.concat([asked, known])
-        .sort(key, nulls_last=False)
-        .with_columns(was_open=is_open, filled=pl.col("session_end").backward_fill().over("user_id"))
-        .filter("was_open")
-        .select("user_id", "session_start", session_end="filled")
-    )
-    answered = rows.filter(is_open).drop("session_end").join(filled, on=["user_id", "session_start"], how="left")
-    return pl.concat([rows.filter(~is_open), answered.select(*key, "value")])
+    key, duration = ["user_id", "session_start", "session_end"], pl.col("duration")
+    count = max(1, rows // PART_ROWS)
+    parts = [events.select(*key, "value").collect(engine="streaming")]
+    if count > 1:
+        parts.clear()
+        events.select(*key, "value", part=pl.col("user_id").hash() % count).sink_parquet(
+            pl.PartitionBy(folder / "parts", key="part", include_key=False), mkdir=True, row_group_size=16_384,
+            compression="uncompressed", statistics=False,
+        )  # fmt: skip
+    users, lengths = [], []
+    for part in parts or (pl.read_parquet(path) for path in (folder / "parts").rglob("*.parquet")):
+        end = pl.col("session_end")
+        timed = (
+            part.sort(key, nulls_last=False)
+            .with_columns(next=end.backward_fill(), owner=pl.when(end.is_not_null()).then("user_id").backward_fill())
+            .with_columns(session_end=pl.when(pl.col("owner") == pl.col("user_id")).then("next"))
+            .with_columns(duration=(end - pl.col("session_start")).dt.total_microseconds() / 1e6)
+        )
+        users.append(
+            timed.group_by("user_id").agg(
+                total_sessions=pl.len().cast(pl.Int64),
+                avg_duration=duration.mean().round(2),
+                max_duration=duration.max().round(2),
+                min_duration=duration.filter(duration > 0).min().round(2),
+                total_value=pl.col("value").sum().round(2),
+                mean_value=pl.col("value").mean().round(2),
+                anomaly_count=(duration <= 0).sum().cast(pl.Int64),
+            )
+        )
+        lengths.append(timed.group_by(x="duration").agg(n=pl.len().cast(pl.Int64)))
+    pl.concat(users).sort("user_id").write_parquet(folder / "session_metrics.parquet")
+    return pl.concat(lengths).group_by("x").agg(pl.col("n").sum())
 
 
-def _polars_figures(column: str) -> list[Any]:
-    import polars as pl
+def _polars_figures(counted: Any) -> dict[str, Any]:  # noqa: ANN401 - the engine is not imported here
+    """What a column comes to, from how often (``n``) each of its values (``x``) occurs."""
+    known = counted.drop_nulls("x").sort("x")
+    x, n, ends = known["x"], known["n"], known["n"].cum_sum()
+    count = int(n.sum())
+    mean = (x * n).sum() / count
 
-    x = pl.col(column)
-    return [
-        x.count().alias("count"),
-        x.null_count().alias("null_count"),
-        x.mean().alias("mean"),
-        x.std().alias("std"),
-        x.min().alias("min"),
-        x.max().alias("max"),
-        *(x.quantile(q, interpolation="linear").alias(f"p{q * 100:.0f}") for q in (0.25, 0.5, 0.75)),
-        x.drop_nulls().n_unique().alias("n_unique"),
-    ]
+    def quantile(share: float) -> float:
+        place = (count - 1) * share
+        low, high = (float(x[int(ends.search_sorted(int(at), side="right"))]) for at in (place, -(-place // 1)))
+        return low + (high - low) * (place - int(place))
+
+    return {
+        "count": count,
+        "null_count": int(counted["n"].sum()) - count,
+        "mean": mean,
+        "std": float((((x - mean) ** 2 * n).sum() / (count - 1)) ** 0.5),
+        "min": float(x[0]),
+        "max": float(x[-1]),
+        **{f"p{share * 100:.0f}": quantile(share) for share in (0.25, 0.5, 0.75)},
+        "n_unique": known.height,
+    }
 
 
 FILLED = """SELECT user_id, session_start, value, coalesce(session_end, first_value(session_end IGNORE NULLS) OVER (
@@ -267,7 +281,7 @@ def tutorial_pandas(source: Path, folder: Path) -> None:
     events = frame[good]
     events.to_parquet(folder / "raw_events.parquet")
     timed = events.sort_values(["user_id", "session_start", "session_end"], na_position="first")
-    timed["session_end"] = timed.groupby("user_id")["session_end"].bfill()
+    timed["session_end"] = timed.groupby("user_id")["session_end"].transform(lambda x: x.bfill())
     timed["duration"] = (timed["session_end"] - timed["session_start"]).dt.total_seconds()
     users = timed.groupby("user_id").agg(
         total_sessions=("session_start", "size"),
