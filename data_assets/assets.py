@@ -5,7 +5,11 @@ what the data means (``ingest/``, ``metrics.py``, ``report/``), the judgements (
 (``io_managers.py``).
 """
 
+import contextlib
 import datetime as dt
+import functools
+import inspect
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +40,30 @@ from dagster import (
     asset,
     multi_asset,
 )
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    BACKFILL_ID_TAG,
+    PARTITION_NAME_TAG,
+    SCHEDULE_NAME_TAG,
+    SENSOR_NAME_TAG,
+)
 
-from data_assets import checks, cleaning, landing, memory, metrics, periods, progress, publish, report, staging
+from data_assets import (
+    checks,
+    cleaning,
+    landing,
+    logs,
+    memory,
+    metrics,
+    periods,
+    progress,
+    publish,
+    report,
+    runs,
+    staging,
+    telemetry,
+)
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
@@ -51,6 +77,7 @@ BACKFILLS = BackfillPolicy.single_run()
 WAREHOUSE_POOL = "warehouse"
 SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
+TOLD_FILES = 20  # files that the event log names in a run; each line there costs a millisecond
 Days = dict[str, pl.LazyFrame]
 
 
@@ -73,6 +100,54 @@ class _Outcome:
 
     def reason(self) -> str:
         return "\n".join(f"{day}: {why}" for day, why in self.refused.items())
+
+
+def _measured(config: PipelineConfig, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have an asset's function measured as a stage of its run, with what Dagster stores of it in between."""
+
+    def decorate(compute: Callable[..., Any]) -> Callable[..., Any]:
+        @contextlib.contextmanager
+        def measured(context: AssetExecutionContext, inputs: Mapping[str, Any]) -> Iterator[None]:
+            with telemetry.stage(name, config, _run_of(context)) as stage:
+                events = inputs.get("raw_events")
+                if events is not None:
+                    lake = Lake(config.lake_dir)
+                    found = (lake.current("raw_events", day) for day in events)
+                    stage.note(rows_in=sum(version.rows for version in found if version is not None))
+                yield
+
+        @functools.wraps(compute)
+        def steps(context: AssetExecutionContext, **inputs: Any) -> Iterator[Any]:
+            with measured(context, inputs):
+                yield from compute(context, **inputs)
+
+        @functools.wraps(compute)
+        def whole(context: AssetExecutionContext, **inputs: Any) -> Any:  # noqa: ANN401 - what the asset returns
+            with measured(context, inputs):
+                return compute(context, **inputs)
+
+        return steps if inspect.isgeneratorfunction(compute) else whole
+
+    return decorate
+
+
+STARTERS = {BACKFILL_ID_TAG: "backfill", SCHEDULE_NAME_TAG: "schedule", SENSOR_NAME_TAG: "sensor", runs.ALIVE: "cli"}
+"""Who starts runs, by the tag that such runs have; others come from the UI."""
+
+
+def _run_of(context: AssetExecutionContext) -> telemetry.Run:
+    """The run, for its history; its days by its tags, because landed_files has no partitions of its own."""
+    tags = context.run.tags
+    one = tags.get(PARTITION_NAME_TAG)
+    first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG, one), tags.get(ASSET_PARTITION_RANGE_END_TAG, one)
+    days = days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)) if first and last else []
+    starter = next((name for tag, name in STARTERS.items() if tag in tags), "ui")
+    return telemetry.Run(context.run.run_id, starter, tuple(days))
+
+
+def _cause(findings: Sequence[Finding]) -> str:
+    """The names of the checks that refuse a day, for logs."""
+    return ",".join(sorted({f.name for f in findings if not f.passed and f.severity == "ERROR"}))
 
 
 def _failed(findings: Sequence[Finding]) -> str | None:
@@ -104,22 +179,26 @@ def _compute_days(
     for day in days:
         progress.step(table.name, day)
         found: Sequence[Finding] = ()
+        cause = ""
         try:
-            computed = compute(day)
+            with telemetry.timed(day):
+                computed = compute(day)
         except DataAssetsError as problem:
             if problem.retryable:
                 raise
             reason: str | None = str(problem)
+            cause = type(problem).__name__
         else:
             found = computed.findings
             outcome.findings[table.name, day] = found
-            reason = _failed(found)
+            reason, cause = _failed(found), _cause(found)
             if reason is None:
                 outcome.frames[day] = computed.frame
                 context.add_asset_metadata(computed.metadata, asset_key=table.name, partition_key=day)
         log.record(table.name, day, found, reason)
         if reason is not None:
             outcome.refused[day] = reason
+            telemetry.refused(day, cause)
     _add_lineage(context, table, days)
     yield from _conclude(context, outcome, {"result": outcome.frames})
 
@@ -163,6 +242,8 @@ class _Figures:
             if len(self._known) >= MOST_FIGURES:
                 self._known.clear()
             self.decisions[day] = decision = self._decide(events, day)
+            if decision.needed == max(other.needed for other in self.decisions.values()):
+                telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
             known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir)
             if VERSIONS in plan:
                 self._known[plan] = known
@@ -208,14 +289,20 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
         check_specs=checks.ledger_specs(),
         retry_policy=RETRIES,
     )
-    def landed_files(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
+    @_measured(config, LANDED_FILES.name)
+    def landed_files(
+        context: AssetExecutionContext,  # noqa: ARG001 - for those who measure it
+    ) -> Iterator[MaterializeResult[None]]:
         looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
-        for path, reason in looked.listing.ignored.items():
-            context.log.warning("%s is left alone: %s", visible(path), reason)
         broken = looked.ledger.filter(pl.col("error").is_not_null())
-        for error in broken["error"].unique(maintain_order=True):
-            context.log.error(error)
+        _tell_files(looked.listing.ignored, broken)
         rows = int(looked.ledger["rows"].sum())
+        telemetry.note(
+            rows_out=looked.ledger.height,
+            files=looked.ledger["path"].n_unique(),
+            files_read=len(looked.read),
+            files_unusable=broken["path"].n_unique(),
+        )
         today = dt.datetime.now(config.zone).date()
         judged = (
             checks.every_file_usable(looked.ledger),
@@ -246,10 +333,24 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
     return landed_files
 
 
-def _asset(options: dict[str, Any]) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """Dagster's decorator; typed here because its overloads do not take ``Any`` as a type of data."""
+def _tell_files(ignored: Mapping[str, str], broken: pl.DataFrame) -> None:
+    """Which files are left alone or cannot be used, and why; beyond the first ones in the file of log lines alone."""
+    found = [(logging.WARNING, "file ignored", path, reason) for path, reason in ignored.items()]
+    of_broken = broken.unique("path", keep="first", maintain_order=True).select("path", "error").iter_rows()
+    found += [(logging.ERROR, "file refused", path, logs.reason_of(error)) for path, error in of_broken]
+    for number, (level, event, path, reason) in enumerate(found):
+        (logs.tell if number < TOLD_FILES else logs.write)(level, event, file=path, reason=reason)
+
+
+def _asset(config: PipelineConfig, options: dict[str, Any]) -> Callable[[Callable[..., Any]], AssetsDefinition]:
+    """Dagster's decorator, around a measured function; typed here because its overloads take no ``Any`` for data."""
     decorator: Callable[[Callable[..., Any]], AssetsDefinition] = asset(**options)
-    return decorator
+
+    def decorate(compute: Callable[..., Any]) -> AssetsDefinition:
+        name = options["key"].to_user_string() if "key" in options else options.get("name", compute.__name__)
+        return decorator(_measured(config, name)(compute))
+
+    return decorate
 
 
 def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *inputs: str) -> dict[str, Any]:
@@ -315,6 +416,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         backfill_policy=BACKFILLS,
         retry_policy=RETRIES,
     )
+    @_measured(config, valid.name)
     def ingest_days(context: AssetExecutionContext) -> Iterator[AssetCheckEvaluation | Output[Any]]:
         sweep_scratch(config.scratch_dir)
         outcome, days = _Outcome(), list(context.partition_keys)
@@ -322,6 +424,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
         with scratch_folder(config.scratch_dir) as scratch:
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
+            _tell_read(landing.files_of(ledger, days), outcome.refused)
             refused_frames: dict[str, DayFrame] = {}
             repeated_frames: dict[str, DayFrame] = {}
             for day in days:
@@ -332,7 +435,12 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     continue
                 found = staged[day]
                 progress.step(valid.name, day)
-                judged = _judge_ingest(config, contracts, found, drifted)
+                with telemetry.timed(day):
+                    judged = _judge_ingest(config, contracts, found, drifted)
+                sums = staging.sums(found.by_file)
+                telemetry.add(
+                    rows_in=sums["rows_in"], rows_quarantined=sums["quarantined"], rows_duplicate=sums["duplicate"]
+                )
                 outcome.findings |= {(table, day): findings for table, findings in judged.items() if findings}
                 findings = [finding for of_table in judged.values() for finding in of_table]
                 reason = _failed(findings)
@@ -341,8 +449,9 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     outcome.frames[day] = DayFrame(found.valid, found.notes, found.ready)
                     refused_frames[day] = DayFrame(found.quarantined, {})
                     repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
-                    _describe_ingest(context, day, found, valid.name, quarantined.name)
+                    _describe_ingest(context, day, found, sums, (valid.name, quarantined.name))
                 if reason is not None:
+                    telemetry.refused(day, _cause(findings), **sums)
                     too_many = any(f.name == checks.QUARANTINE_RATE and not f.passed for f in findings)
                     outcome.refused[day] = f"{reason}{_why_refused(day, found)}" if too_many else reason
             _record_ingest(config, [t.name for t in made], days, outcome)
@@ -350,6 +459,30 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
             yield from _conclude(context, outcome, {t.name: frames[t.name] for t in made})
 
     return ingest_days
+
+
+def _tell_read(files: pl.DataFrame, refused: Mapping[str, str]) -> None:
+    """What was read of which file, and which days could not be read for the sake of one.
+
+    Args:
+        files: the ledger's rows of the run's days.
+        refused: days that could not be read.
+    """
+    by_file = files.group_by("path", maintain_order=True).agg(
+        pl.col("size", "lane", "error").first(), pl.sum("rows"), days=pl.len()
+    )
+    telemetry.note(files=by_file.height, bytes_read=int(by_file["size"].sum()))
+    for file in by_file.to_dicts():
+        if file["error"] is None:
+            took = telemetry.seconds_of(file["path"])
+            figures = {"rows": file["rows"], "bytes": file["size"], "days": file["days"], "engine": file["lane"]}
+            logs.write(logging.INFO, "file read", file=file["path"], seconds=took, **figures)
+    for day in refused:
+        of_day = files.filter(pl.col("day") == dt.date.fromisoformat(day))
+        drifted, broken = (of_day.filter(pl.col(name).is_not_null()) for name in ("drift_error", "error"))
+        cause = "unusable_file" if broken.height else "schema_drift" if drifted.height else "unreadable_file"
+        named = (broken if broken.height else drifted if drifted.height else of_day)["path"].to_list()
+        telemetry.refused(day, cause, files=named)
 
 
 def _record_ingest(config: PipelineConfig, tables_made: Sequence[str], days: Sequence[str], outcome: _Outcome) -> None:
@@ -394,9 +527,13 @@ def _why_refused(day: str, found: staging.StagedDay) -> str:
 
 
 def _describe_ingest(
-    context: AssetExecutionContext, day: str, found: staging.StagedDay, valid: str, quarantined: str
+    context: AssetExecutionContext,
+    day: str,
+    found: staging.StagedDay,
+    sums: Mapping[str, int],
+    tables_made: tuple[str, str],
 ) -> None:
-    sums = staging.sums(found.by_file)
+    valid, quarantined = tables_made
     rate = sums["quarantined"] / sums["rows_in"] if sums["rows_in"] else 0.0
     figures = {
         **sums,
@@ -406,9 +543,11 @@ def _describe_ingest(
         "events_by_hour": MetadataValue.md(report.histogram_markdown(_by_hour(found.valid))),
     }
     context.add_asset_metadata(figures, asset_key=valid, partition_key=day)
-    if not sums["quarantined"]:
+    reasons = count_reasons(found.quarantined) if sums["quarantined"] else pl.DataFrame()
+    why = dict(reasons.iter_rows()) or None
+    logs.write(logging.INFO, "day read", day=day, **sums, files=found.by_file.height, reasons=why)
+    if reasons.is_empty():
         return
-    reasons = count_reasons(found.quarantined)
     records = [TableRecord({"reason": r["reason"], "rows": r["rows"]}) for r in reasons.head(8).to_dicts()]
     context.add_asset_metadata({"reasons": MetadataValue.table(records)}, asset_key=quarantined, partition_key=day)
 
@@ -441,7 +580,7 @@ def _session_metrics(
 ) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["session_metrics"]
 
-    @_asset(_options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
     def session_metrics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -470,7 +609,7 @@ def _session_metrics(
 def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["outliers"]
 
-    @_asset(_options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
     def outliers(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -493,7 +632,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
 def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["event_distribution"]
 
-    @_asset(_options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
     def event_distribution(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -526,7 +665,7 @@ def _summary_statistics(
 ) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["summary_statistics"]
 
-    @_asset(_options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
     def summary_statistics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -551,7 +690,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
 
     inputs = ("raw_events", "session_metrics", "outliers", "event_distribution")
 
-    @_asset(_options(table, partitions, "report", *inputs))
+    @_asset(config, _options(table, partitions, "report", *inputs))
     def daily_kpis(
         context: AssetExecutionContext,
         raw_events: Days,
@@ -613,7 +752,7 @@ def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition,
         "pool": WAREHOUSE_POOL,
     }
 
-    @_asset(options)
+    @_asset(config, options)
     def daily_report(  # noqa: PLR0913, PLR0917 - one input per table that the report shows
         context: AssetExecutionContext,
         raw_events: Days,
@@ -657,6 +796,7 @@ def _write_reports(
             found = {name: _need(name, days, day, log) for name, days in inputs.items()}
         except DataAssetsError as problem:
             outcome.refused[day] = str(problem)
+            telemetry.refused(day, type(problem).__name__)
             log.record("daily_report", day, (), str(problem))
             continue
         this = dt.date.fromisoformat(day)
@@ -664,10 +804,11 @@ def _write_reports(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        built = report.build(
-            _day_input(config, this, found, figures.of(found["raw_events"], day), before, notes, ledger)
-        )
-        report.write(built, config.reports_dir / day)
+        with telemetry.timed(day):
+            events = figures.of(found["raw_events"], day)
+            built = report.build(_day_input(config, this, found, events, before, notes, ledger))
+            report.write(built, config.reports_dir / day)
+        telemetry.wrote("daily_report", day, size=len(built.html.encode()))
         log.record("daily_report", day, ())
         log.finish(day, notes["fingerprint"])
         outcome.frames[day] = None
@@ -765,7 +906,7 @@ def _weekly_report(config: PipelineConfig) -> AssetsDefinition:
         "pool": WAREHOUSE_POOL,
     }
 
-    @_asset(options)
+    @_asset(config, options)
     def weekly_report(context: AssetExecutionContext) -> None:
         for monday in context.partition_keys:
             progress.step("weekly_report", monday)
@@ -808,7 +949,7 @@ def _published(config: PipelineConfig, partitions: DailyPartitionsDefinition, na
         "dagster_type": Any,
     }
 
-    @_asset(options)
+    @_asset(config, options)
     def published(context: AssetExecutionContext, **inputs: Days) -> Iterator[Any]:
         yield from _publish_days(context, config, table, inputs[name])
 
@@ -826,13 +967,16 @@ def _publish_days(
         with publish.publisher(config.postgres, table) as send:
             for day in days:
                 progress.step(name, day)
-                reason, found = _publish_day(log, table, day, frames, send)
+                with telemetry.timed(day):
+                    reason, found = _publish_day(log, table, day, frames, send)
                 log.record(name, day, found, reason, is_due=False)
                 if found:
                     outcome.findings[name, day] = found
                 if reason is not None:
                     outcome.refused[day] = reason
+                    telemetry.refused(day, _cause(found) or DayFailedError.__name__)
                     continue
+                telemetry.wrote(name, day, _height(frames[day]))
                 log.finish(day, lake.notes("raw_events", day)["fingerprint"], publish.mark(table.name))
                 outcome.frames[day] = None
                 context.add_asset_metadata(

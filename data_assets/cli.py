@@ -1,4 +1,4 @@
-"""The command line: `data-assets init | plan | run | status | schema | quarantine | query | report | demo`.
+"""The command line: `data-assets init | plan | run | status | schema | quarantine | query | report | metrics | demo`.
 
 Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
 here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history; nor commands
@@ -20,7 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_assets.commands import as_day, filters_of, init, narrowed, outcome_in_words, plan, print_table, quarantine
+from data_assets import logs
+from data_assets.commands import (
+    as_day,
+    filters_of,
+    init,
+    metrics,
+    narrowed,
+    outcome_in_words,
+    plan,
+    print_table,
+    quarantine,
+    verbose,
+)
 from data_assets.config import load_config
 from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, nearest, visible
 
@@ -79,6 +91,7 @@ class _Group(click.Group):
 @click.option(
     "--config", type=click.Path(path_type=Path), help="pipeline.yaml or pipeline.toml [default: as in README]"
 )
+@verbose
 @click.version_option(package_name="data_assets")
 @click.pass_context
 def main(ctx: click.Context, config: Path | None) -> None:
@@ -89,6 +102,7 @@ def main(ctx: click.Context, config: Path | None) -> None:
 @main.command()
 @click.option("--from", "first", callback=as_day, metavar="DAY", help="first day; without --from and --to: what is new")
 @click.option("--to", "last", callback=as_day, metavar="DAY", help="last day, included [default: the first day alone]")
+@verbose
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
 @click.pass_obj
 def run(config_path: Path | None, first: dt.date | None, last: dt.date | None, as_json: bool) -> None:
@@ -334,7 +348,7 @@ class Show:
 @contextlib.contextmanager
 def _progress(*, as_json: bool) -> Iterator[Show]:
     show = Show(as_json=as_json)
-    if as_json or not sys.stderr.isatty():
+    if as_json or not sys.stderr.isatty() or logs.is_on_terminal():
         yield show
         return
     from rich.console import Console
@@ -351,10 +365,11 @@ def _progress(*, as_json: bool) -> Iterator[Show]:
 @click.pass_obj
 def status(config_path: Path | None, as_json: bool) -> None:
     """What has landed, what is made, what failed and why, and which days are missing."""
-    from data_assets import drift, landing
+    from data_assets import drift, landing, runs
     from data_assets.storage import REFUSED, DayLog, Lake
 
     config = load_config(config_path)
+    last_run = runs.last(config.lake_dir)
     looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
     log, today = DayLog(config.lake_dir), dt.datetime.now(config.zone).date()
     stale = landing.stale_days(looked.ledger, log, first=config.start_date, last=today)
@@ -381,8 +396,12 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "files_without_rows": landing.files_without_rows(looked.ledger),
         "files_ignored": dict(looked.listing.ignored),
         "files_settling": list(looked.listing.settling),
+        "last_run": asdict(last_run) if last_run else None,
     }
-    click.echo(json.dumps(found) if as_json else _status_in_words(found))
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+    else:
+        click.echo("\n".join([_status_in_words(found), *([runs.in_words(last_run)] if last_run else [])]))
     refused = drift.fails(c for changes in landing.open_changes(looked.ledger).values() for c in changes)
     sys.exit(1 if failed or errors or refused else 0)
 
@@ -584,15 +603,17 @@ def _as_csv(rows: Any) -> str:  # noqa: ANN401 - a polars frame, which is not im
 @click.argument("day", callback=as_day, required=False)
 @click.option("--from", "first", callback=as_day, metavar="DAY", help="make the report of a period: its first day")
 @click.option("--to", "last", callback=as_day, metavar="DAY", help="its last day, included")
+@click.option("--runs", "with_runs", is_flag=True, help="of a period: with the runs that made its days, and their time")
 @click.option("--open", "open_it", is_flag=True, help="open it in the browser")
 @click.option("--text", "as_text", is_flag=True, help="print it as plain text, for mail and terminals")
 @click.option("--json", "as_json", is_flag=True, help="print every figure of it as JSON")
 @click.pass_obj
-def report(
+def report(  # noqa: PLR0913, PLR0917 - an option each
     config_path: Path | None,
     day: dt.date | None,
     first: dt.date | None,
     last: dt.date | None,
+    with_runs: bool,
     open_it: bool,
     as_text: bool,
     as_json: bool,
@@ -603,7 +624,9 @@ def report(
     """
     config = load_config(config_path)
     if first is not None or last is not None:
-        folder = _period_report(config, day, first, last)
+        folder = _period_report(config, day, first, last, with_runs=with_runs)
+    elif with_runs:
+        raise UsageError("--runs is for the report of a period.", "Add --from DAY --to DAY")
     elif day is not None:
         folder = config.reports_dir / day.isoformat()
         if not (folder / "report.html").exists():
@@ -624,7 +647,9 @@ def report(
         click.launch(page.resolve().as_uri())
 
 
-def _period_report(config: PipelineConfig, day: dt.date | None, first: dt.date | None, last: dt.date | None) -> Path:
+def _period_report(
+    config: PipelineConfig, day: dt.date | None, first: dt.date | None, last: dt.date | None, *, with_runs: bool
+) -> Path:
     """Make the report of a period from the days that are made, and say where it is."""
     from data_assets import periods
     from data_assets.report import LONGEST
@@ -638,7 +663,7 @@ def _period_report(config: PipelineConfig, day: dt.date | None, first: dt.date |
         raise UsageError(f"--to {last} is before --from {first}.", "Swap them.")
     if (last - first).days >= LONGEST:
         raise UsageError(f"{first} to {last} is longer than {LONGEST} days.", "Choose at most a year.")
-    built, folder = periods.write(config, first, last)
+    built, folder = periods.write(config, first, last, with_runs=with_runs)
     if len(built.summary["missing_days"]) == len(built.summary["days"]):
         shutil.rmtree(folder)
         raise UsageError(f"No day from {first} to {last} is made.", "Make them: data-assets run, or --from and --to")
@@ -655,13 +680,14 @@ def _all_reports(config: PipelineConfig, *, open_it: bool) -> None:
         click.launch(index.resolve().as_uri())
 
 
-for _command in (init, plan, quarantine):
+for _command in (init, metrics, plan, quarantine):
     main.add_command(_command)
 
 
 @quarantine.command()
 @narrowed
 @click.option("--dry-run", is_flag=True, help="say which days, and change nothing")
+@verbose
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
 @click.pass_obj
 def replay(config_path: Path | None, /, dry_run: bool, as_json: bool, **chosen: Any) -> None:
@@ -696,6 +722,7 @@ def replay(config_path: Path | None, /, dry_run: bool, as_json: bool, **chosen: 
 
 
 @main.command()
+@verbose
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON")
 @click.pass_obj
 def demo(config_path: Path | None, as_json: bool) -> None:

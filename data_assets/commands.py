@@ -1,4 +1,4 @@
-"""Commands that run nothing in Dagster: `init`, `plan` and `quarantine list | show | export`; what commands share.
+"""Commands that run nothing in Dagster: `init`, `plan`, `metrics`, `quarantine list | show | export`; what they share.
 
 Here: their arguments, words and exit codes. Not here: `quarantine replay`, which is a run (``cli.py``), and the work
 itself (``guessing.py``, ``planning.py``, ``quarantine.py``).
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data_assets import logs
 from data_assets.config import load_config
 from data_assets.contracts import REASONS
 from data_assets.errors import UsageError, visible
@@ -39,6 +40,42 @@ def as_day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> d
         return dt.date.fromisoformat(value)
     except ValueError as error:
         raise click.BadParameter(f"{visible(value, 40)!r} is not a day; write it as 2024-01-31.") from error
+
+
+def _show_lines(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.with_resource(logs.on_terminal())
+
+
+verbose = click.option(
+    "-v", "--verbose", is_flag=True, expose_value=False, callback=_show_lines, help="show log lines on standard error"
+)
+"""The option that shows log lines, for any command that runs something."""
+
+
+# --- metrics -------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--textfile", type=click.Path(path_type=Path), metavar="PATH", help="write there instead, all at once")
+@click.pass_obj
+def metrics(config_path: Path | None, textfile: Path | None) -> None:
+    """Figures for Prometheus: days, rows, runs, disk. Reads what is stored, and looks at no raw file.
+
+    With --textfile PATH, which ends in .prom, for the textfile collector of node_exporter.
+    """
+    from data_assets import exposition
+
+    text = exposition.exposed(load_config(config_path), dt.datetime.now(dt.UTC))
+    if textfile is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        exposition.write(textfile, text)
+    except OSError as error:
+        raise UsageError(
+            f"{visible(str(textfile))} cannot be written ({error.strerror}).", "Choose a folder."
+        ) from error
 
 
 # --- quarantine ----------------------------------------------------------------------------------------------------

@@ -622,6 +622,19 @@ class PostgresConfig(_Section):
         return value
 
 
+class LogsConfig(_Section):
+    """What is written of each run, beside Dagster's own history (docs/logs.md)."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Lines below this level are not written."
+    )
+    file: bool = Field(default=True, description="Whether JSON lines go to logs/data_assets.jsonl below data_dir.")
+    max_megabytes: Number = Field(
+        default=10.0, gt=0, le=10_000, description="A larger file is set aside for a new one."
+    )
+    kept_files: Whole = Field(default=5, ge=1, le=100, description="How many files that were set aside are kept.")
+
+
 class PipelineConfig(BaseSettings):
     """All settings. Building one reads neither a file nor the environment; ``load_config`` does."""
 
@@ -648,6 +661,7 @@ class PipelineConfig(BaseSettings):
     )
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When the daily run starts.")
     postgres: PostgresConfig = Field(default=PostgresConfig(), description="Tables in PostgreSQL.")
+    logs: LogsConfig = Field(default=LogsConfig(), description="Log lines.")
 
     @classmethod
     def settings_customise_sources(
@@ -713,6 +727,11 @@ class PipelineConfig(BaseSettings):
         return self.data_dir / ".scratch"
 
     @property
+    def log_path(self) -> Path:
+        """The file of log lines."""
+        return self.data_dir / "logs" / "data_assets.jsonl"
+
+    @property
     def zone(self) -> zoneinfo.ZoneInfo:
         """The time zone."""
         return zoneinfo.ZoneInfo(self.timezone)
@@ -730,6 +749,7 @@ class PipelineConfig(BaseSettings):
                 "trend_days": True,
                 "schedule": True,
                 "postgres": True,
+                "logs": True,
                 "schema_drift": True,  # decides which days are refused, not what stands in them: landing.fingerprints
                 "source": {"directory", "patterns", "settle_seconds"},
                 "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandera.polars as pa
 
 UserIdType = Literal["int64", "string"]
-Store = Literal["lake", "warehouse"]
+Store = Literal["lake", "warehouse", "journal"]
 
 TIMESTAMP = pl.Datetime("us")
 REASONS: Mapping[str, str] = {
@@ -359,6 +359,37 @@ DAILY_KPIS = Table(
         Column("anomalies", INT, "durations of zero or less", minimum=0, source=("session_metrics.anomaly_count",)),
         Column("outliers", INT, "events outside the IQR fences", minimum=0, source=("outliers.value",)),
     ),
+)  # fmt: skip
+
+
+PIPELINE_RUNS = Table(
+    "pipeline_runs",
+    "One row for each run and stage: what it took. History of the machine, not data: times and run ids stand in it.",
+    "journal",
+    (
+        Column("run_id", TEXT, "Dagster's id of the run"),
+        Column("started_by", TEXT, "cli, sensor, schedule, backfill or ui"),
+        Column("stage", TEXT, "the asset; raw_events also makes quarantined_events and duplicate_events"),
+        Column("first_day", DAY, "first day of the run", nullable=True),
+        Column("last_day", DAY, "last day of the run", nullable=True),
+        Column("days", INT, "days of the run", minimum=0),
+        Column("days_refused", INT, "days that the stage refused", minimum=0),
+        Column("started_at", TIMESTAMP, "when the stage began, UTC"),
+        Column("seconds", FLOAT, "wall time", minimum=0),
+        Column("cpu_seconds", FLOAT, "processor time of all threads", minimum=0),
+        Column("peak_mb", FLOAT, "the process's largest resident memory during the stage, MB", minimum=0),
+        Column("rows_in", INT, "rows that the stage was given", nullable=True, minimum=0),
+        Column("rows_out", INT, "rows that it wrote to its table", nullable=True, minimum=0),
+        Column("bytes_read", INT, "bytes of the raw files that it read, as they lie on the disk", nullable=True,
+               minimum=0),
+        Column("bytes_written", INT, "bytes of the files that it wrote", nullable=True, minimum=0),
+        Column("files", INT, "raw files", nullable=True, minimum=0),
+        Column("decision", TEXT, "how the days were computed to fit the memory", nullable=True),
+        Column("predicted_mb", FLOAT, "the memory that was expected, MB", nullable=True, minimum=0),
+        Column("status", TEXT, "done, refused (no day could be done) or failed"),
+        Column("error_kind", TEXT, "why it failed or refused days: a check or a kind of error", nullable=True),
+    ),
+    is_partitioned=False,
 )  # fmt: skip
 
 

@@ -10,6 +10,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+HEADER_FOLLOWS = " The file has: "
+"""What stands before a file's header in an error. Where a file has none, that is its first record: not for logs."""
+
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of ``known`` that look like ``name``, best first (letter case does not count)."""
@@ -83,8 +86,8 @@ class MissingColumnsError(SourceFileError):
         guesses = "; ".join(f"{visible(m)} -> {', '.join(map(visible, n))}?" for m, n in near.items() if n)
         shown = ", ".join(visible(c, 60) for c in present[:30]) + (" …" if len(present) > 30 else "")
         super().__init__(
-            f"{visible(path)}: required column(s) missing: {', '.join(map(visible, missing))}. "
-            f"The file has: {shown or 'no columns'}.",
+            f"{visible(path)}: required column(s) missing: {', '.join(map(visible, missing))}."
+            f"{HEADER_FOLLOWS}{shown or 'no columns'}.",
             (f"Nearest names: {guesses}. " if guesses else "")
             + _look_of_header(present)
             + "Map them under source.columns in pipeline.yaml, or ask the sender for a complete file.",

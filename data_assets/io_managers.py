@@ -33,6 +33,7 @@ from dagster_polars import BasePolarsUPathIOManager
 from pydantic import Field
 from upath import UPath
 
+from data_assets import telemetry
 from data_assets.contracts import Table, UserIdType, tables
 from data_assets.storage import DayFrame, DayLog, Lake, Version, Warehouse
 
@@ -127,7 +128,9 @@ class LakeIOManager(BasePolarsUPathIOManager):
         written: dict[str, Version] = {}
         for day, value in _frames(context, obj).items():
             given = value if isinstance(value, DayFrame) else DayFrame(value.lazy(), {})
-            written[day] = self.lake.write(contract, day, given.frame, given.notes, given.ready)
+            with telemetry.blamed(), telemetry.timed(day):
+                written[day] = self.lake.write(contract, day, given.frame, given.notes, given.ready)
+            telemetry.wrote(contract.name, day, written[day].rows, written[day].size)
             _note(context, day, self._metadata(contract, day, written[day]))
         _record_only(context, list(written))
 
@@ -182,8 +185,10 @@ class WarehouseIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: object) -> None:
         """Write the days; see the module's docstring."""
         contract = self.lake.contract(context)
-        rows = self.warehouse.replace(contract, {d: frame.lazy() for d, frame in _frames(context, obj).items()})
+        with telemetry.blamed():
+            rows = self.warehouse.replace(contract, {d: frame.lazy() for d, frame in _frames(context, obj).items()})
         for day, count in rows.items():
+            telemetry.wrote(contract.name, day, count)
             _note(context, day, {"dagster/partition_row_count": count, "dagster/table_name": contract.name})
         _record_only(context, list(rows))
 

@@ -29,6 +29,7 @@ from dagster import (
 from filelock import FileLock, Timeout
 
 from data_assets import periods
+from data_assets.runs import ALIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
-ALIVE = "data_assets/alive"
 ALL_DAYS = "all_days"
 WEEKS, WEEKLY = "weeks", "weekly_report"
 UNFINISHED = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
-from data_assets import report
+from data_assets import report, runs
 from data_assets.contracts import tables
 from data_assets.partitions import days_between
 from data_assets.storage import REFUSED, DayLog, Lake, Warehouse
@@ -32,8 +32,11 @@ def folder(config: PipelineConfig, first: dt.date, last: dt.date) -> Path:
     return config.reports_dir / report.PERIODS / f"{first}_{last}"
 
 
-def build(config: PipelineConfig, first: dt.date, last: dt.date) -> report.Report:
-    """The report of the days from ``first`` to ``last`` as they are stored now."""
+def build(config: PipelineConfig, first: dt.date, last: dt.date, *, with_runs: bool = False) -> report.Report:
+    """The report of the days from ``first`` to ``last`` as they are stored now.
+
+    ``with_runs``: with what the runs took that made these days, by which the same days no longer give the same bytes.
+    """
     warehouse = Warehouse(config.warehouse_path, Lake(config.lake_dir), user_id=config.source.types.user_id)
     contracts, span = tables(config.source.types.user_id), days_between(report.needed_from(first, last), last)
     types = warehouse.query_days(contracts["event_distribution"], span)
@@ -46,13 +49,22 @@ def build(config: PipelineConfig, first: dt.date, last: dt.date) -> report.Repor
             types=types.select("date", "event_type", "count"),
             verdicts=report.verdicts(config.reports_dir, _refused(config), days_between(first, last)),
             versions=versions(),
+            runs=_runs(config, first, last) if with_runs else None,
         )
     )
 
 
-def write(config: PipelineConfig, first: dt.date, last: dt.date) -> tuple[report.Report, Path]:
+def _runs(config: PipelineConfig, first: dt.date, last: dt.date) -> list[runs.RunSummary]:
+    """The runs that were to make a day of the period, the newest first."""
+    found = runs.summaries(runs.read(config.lake_dir))
+    return [r for r in found if r.first_day and r.last_day and r.first_day <= last and r.last_day >= first]
+
+
+def write(
+    config: PipelineConfig, first: dt.date, last: dt.date, *, with_runs: bool = False
+) -> tuple[report.Report, Path]:
     """Build the report of a period and put it in its place."""
-    built, place = build(config, first, last), folder(config, first, last)
+    built, place = build(config, first, last, with_runs=with_runs), folder(config, first, last)
     report.write(built, place)
     return built, place
 

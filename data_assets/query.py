@@ -16,6 +16,7 @@ import polars as pl
 
 from data_assets import publish
 from data_assets.config import PipelineConfig, load_config
+from data_assets.contracts import PIPELINE_RUNS
 from data_assets.errors import ConfigurationError
 from data_assets.storage import Lake, Warehouse
 
@@ -62,7 +63,7 @@ def connect(config: PipelineConfig | Path | str | None = None, *, postgres: bool
 
     def complete(connection: duckdb.DuckDBPyConnection) -> None:
         have = {name for (name,) in connection.execute("SELECT view_name FROM duckdb_views()").fetchall()}
-        for contract in warehouse.tables.values():
+        for contract in (*warehouse.tables.values(), PIPELINE_RUNS):
             if contract.name not in have:
                 empty = contract.empty()
                 if contract.is_partitioned:

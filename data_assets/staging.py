@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets import cleaning, duplicates, ingest, progress
+from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError
 from data_assets.landing import files_of, fingerprints
@@ -124,12 +124,13 @@ def stage(
             continue
         progress.step("raw_events", str(path))
         folder = folders[str(path)] = scratch / f"{number:06d}"
+        is_all = len(wanted) == 1 and rows.filter(pl.col("day") == wanted[0]).height == 1
+        is_all &= config.source.deduplicate == "none" and lookup is None
         try:
-            folder.mkdir()
-            records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
-            is_all = len(wanted) == 1 and rows.filter(pl.col("day") == wanted[0]).height == 1
-            is_all &= config.source.deduplicate == "none" and lookup is None
-            ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder, is_all=is_all)
+            with telemetry.timed(str(path)):
+                folder.mkdir()
+                records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
+                ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder, is_all=is_all)
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     staged = {

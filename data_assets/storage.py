@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 from filelock import FileLock, Timeout
 
-from data_assets.contracts import Table, tables
+from data_assets import runs
+from data_assets.contracts import PIPELINE_RUNS, Table, tables
 from data_assets.engine import bound_memory
 from data_assets.errors import ContractError, StorageBusyError
 
@@ -436,6 +437,7 @@ class Warehouse:
                     versions = [v for v in (self.lake.current(contract.name, d) for d in days) if v is not None]
                     if versions:
                         connection.register(contract.name, _dataset([v.path for v in versions], contract))
+            runs.add_to(connection, self.lake.root)
             complete(connection)
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
@@ -595,6 +597,9 @@ class Warehouse:
             if contract.store == "lake" and next((self.lake.root / contract.name).rglob("data.parquet"), None):
                 pattern = "*/data.parquet" if contract.is_partitioned else "data.parquet"
                 views[contract.name] = _over((self.lake.root / contract.name).resolve(), pattern, contract)
+        history = runs.query(self.lake.root)
+        if history is not None:
+            views[PIPELINE_RUNS.name] = history
         if _has_table(connection, "daily_kpis"):
             views["daily_kpis_compared"] = _COMPARED.format(days=self.trend_days)
         return views

@@ -14,10 +14,10 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "engine", "config", "memory", "contracts", "partitions", "storage", "ingest",
-    "drift", "landing", "planning", "guessing", "duplicates", "quantities", "filling", "metrics", "cleaning", "staging",
-    "report", "periods", "quarantine", "demo", "publish", "query", "io_managers", "checks", "assets", "jobs",
-    "sensors", "definitions", "commands", "cli",
+    "errors", "progress", "history", "engine", "config", "memory", "contracts", "logs", "runs", "telemetry",
+    "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates", "quantities",
+    "filling", "metrics", "cleaning", "staging", "report", "periods", "exposition", "quarantine", "demo", "publish",
+    "query", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -26,6 +26,9 @@ PURE = (
     "config",
     "memory",
     "contracts",
+    "logs",
+    "runs",
+    "telemetry",
     "storage",
     "ingest",
     "drift",
@@ -40,6 +43,7 @@ PURE = (
     "staging",
     "report",
     "periods",
+    "exposition",
     "quarantine",
     "demo",
     "publish",

@@ -67,7 +67,7 @@ def test_every_statement_of_the_page_works(made, statement):
 def test_the_page_names_every_table_and_view(made):
     with data_assets.connect(made.config) as connection:
         names = {name for (name,) in connection.sql("SHOW TABLES").fetchall()}
-        assert names == {*made.tables, *VIEWS, "daily_kpis_compared"}
+        assert names == {*made.tables, *VIEWS, "daily_kpis_compared", "pipeline_runs"}
         assert all(f"`{name}`" in PAGE for name in names)
 
 

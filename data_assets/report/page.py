@@ -65,7 +65,7 @@ def build_period(days: PeriodInput) -> Report:
             weekdays=text.WEEKDAYS,
         ),
         text=plaintext.period(figures),
-        summary=_summary(figures),
+        summary={name: value for name, value in _summary(figures).items() if (name, value) != ("runs", None)},
         csvs={"days.csv": inside.lazy(), "event_types.csv": types.lazy()},
     )
 

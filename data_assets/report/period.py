@@ -24,6 +24,7 @@ from data_assets.report.model import Finding, Kind, Number, Verdict
 
 if TYPE_CHECKING:
     from data_assets.report.model import Level
+    from data_assets.runs import RunSummary
 
 LONGEST = 366
 LOOK_BACK_DAYS = 56
@@ -68,6 +69,7 @@ class PeriodInput:
         kpis: rows of daily_kpis with ``date``, of the days from ``needed_from`` to ``last``; may lack days.
         types: ``date``, ``event_type``, ``count`` of the same days.
         verdicts: what the days' own reports say; may lack days.
+        runs: the runs that made these days, the newest first; None unless asked for, because they bring the clock in.
     """
 
     first: date
@@ -77,6 +79,7 @@ class PeriodInput:
     types: pl.DataFrame
     verdicts: Mapping[date, DayVerdict]
     versions: Mapping[str, str]
+    runs: Sequence[RunSummary] | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ class PeriodFigures:
     type_count: int
     versions: Mapping[str, str]
     definitions: Mapping[str, str]
+    runs: Sequence[RunSummary] | None
 
 
 def needed_from(first: date, last: date) -> date:
@@ -229,6 +233,7 @@ def summarise(period: PeriodInput) -> tuple[PeriodFigures, pl.DataFrame]:
         type_count=types.height,
         versions=dict(sorted(period.versions.items())),
         definitions=DEFINITIONS,
+        runs=period.runs,
     )
     return figures, types
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MOST_CALLOUTS = 20
 OPEN_TABLE_DAYS = 31
 MOST_TABLE_DAYS = 92
+MOST_RUNS = 50
 SUBTITLES = {
     "quarantine_rate": "quarantined share of rows in",
     "median_duration": "median of each day’s durations",

@@ -115,6 +115,16 @@ def period(figures: PeriodFigures) -> str:
             for t in figures.types[:MOST_ROWS]
         ],
     )
+    if figures.runs is not None:
+        lines += _section("Runs (UTC)")
+        lines += _table(
+            ("", "by", "status", "time", "peak", "slowest"),
+            [
+                (f"{r.started_at:%Y-%m-%d %H:%M}", r.started_by, r.status, text.seconds(r.seconds),
+                 f"{text.count(r.peak_mb)} MB", r.slowest)
+                for r in figures.runs[:period_view.MOST_RUNS]
+            ],
+        )  # fmt: skip
     return _joined(lines)
 
 
