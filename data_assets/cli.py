@@ -1,4 +1,4 @@
-"""The command line: `data-assets init | plan | run | status | schema | quarantine | query | report | metrics | demo`.
+"""The command line: `init | plan | run | status | alerts | schema | quarantine | query | report | metrics | demo`.
 
 Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
 here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history; nor commands
@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_assets import logs
+from data_assets.alert_commands import after_run, alerts
 from data_assets.commands import (
     as_day,
     filters_of,
     init,
     metrics,
     narrowed,
+    opened_instance,
     outcome_in_words,
     plan,
     print_table,
@@ -115,6 +117,9 @@ def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *,
         config, lambda show: _due_ranges(config, first, last, show), as_json=as_json, publish_rest=first is None
     )
     click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
+    if config.alerts.channels:
+        with opened_instance() as instance:
+            click.echo(after_run(config, instance), err=True)
     return 1 if summary.failed else 0
 
 
@@ -136,7 +141,7 @@ def _make(
     with _progress(as_json=as_json) as show:
         ranges = due(show)
         unpublished = _unpublished_ranges(config, ranges) if publish_rest else []
-        with _instance() as instance, alive(config.data_dir) as tag:
+        with opened_instance() as instance, alive(config.data_dir) as tag:
             end_dead_runs(instance, config.data_dir)
             for start, end in ranges:
                 _run_range(config, instance, range_tags(start, end) | tag, summary, show)
@@ -224,19 +229,6 @@ def _unpublished_ranges(config: PipelineConfig, ranges: Sequence[tuple[str, str]
 
     found = unpublished_days(config, DayLog(config.lake_dir))
     return contiguous_ranges([d for d in found if not any(a <= d <= b for a, b in ranges)])
-
-
-@contextlib.contextmanager
-def _instance() -> Iterator[DagsterInstance]:
-    """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml."""
-    import logging
-
-    from dagster._cli.utils import get_possibly_temporary_instance_for_cli
-
-    quiet = logging.getLogger("data_assets.instance")
-    quiet.setLevel(logging.CRITICAL)
-    with get_possibly_temporary_instance_for_cli("data-assets", logger=quiet) as instance:
-        yield instance
 
 
 def _run_range(
@@ -680,7 +672,7 @@ def _all_reports(config: PipelineConfig, *, open_it: bool) -> None:
         click.launch(index.resolve().as_uri())
 
 
-for _command in (init, metrics, plan, quarantine):
+for _command in (alerts, init, metrics, plan, quarantine):
     main.add_command(_command)
 
 

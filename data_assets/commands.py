@@ -6,6 +6,7 @@ itself (``guessing.py``, ``planning.py``, ``quarantine.py``).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import shutil
@@ -23,7 +24,9 @@ from data_assets.contracts import REASONS
 from data_assets.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from dagster import DagsterInstance
 
     from data_assets.planning import FilePlan
     from data_assets.quarantine import Filters
@@ -40,6 +43,19 @@ def as_day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> d
         return dt.date.fromisoformat(value)
     except ValueError as error:
         raise click.BadParameter(f"{visible(value, 40)!r} is not a day; write it as 2024-01-31.") from error
+
+
+@contextlib.contextmanager
+def opened_instance() -> Iterator[DagsterInstance]:
+    """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml."""
+    import logging
+
+    from dagster._cli.utils import get_possibly_temporary_instance_for_cli
+
+    quiet = logging.getLogger("data_assets.instance")
+    quiet.setLevel(logging.CRITICAL)
+    with get_possibly_temporary_instance_for_cli("data-assets", logger=quiet) as instance:
+        yield instance
 
 
 def _show_lines(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

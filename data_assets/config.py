@@ -635,6 +635,215 @@ class LogsConfig(_Section):
     kept_files: Whole = Field(default=5, ge=1, le=100, description="How many files that were set aside are kept.")
 
 
+ALERT_VARIABLES = f"{ENV_PREFIX}ALERT_"
+"""What the variables that hold a channel's address begin with, if they begin with the prefix: they are no keys."""
+WHEN = (
+    "run_failed", "check_failed", "check_warned", "missing_day", "late_day", "schema_drift", "unusable_file",
+    "quarantine_rate", "kpi_unusual",
+)  # fmt: skip
+"""What a rule can be about, beside a figure's bounds."""
+KPIS = (
+    "rows_in", "valid", "quarantined", "duplicate", "quarantine_rate", "late", "late_max_days", "users", "sessions",
+    "events", "value", "avg_duration", "median_duration", "anomalies", "outliers",
+)  # fmt: skip
+"""A day's figures that a rule can bound."""
+Severity = Literal["info", "warning", "error", "critical"]
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def _time_of_day(value: object) -> object:
+    """``"08:00"``; also the number that YAML makes of 22:00 without quotes, and TOML's local time."""
+    if isinstance(value, dt.time):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
+        return dt.time(value // 60, value % 60)
+    found = _CLOCK.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        msg = f"{visible(str(value), 40)!r} is not a time of day written as 'HH:MM'"
+        raise ValueError(msg)
+    return dt.time(int(found[1]), int(found[2]))
+
+
+TimeOfDay = Annotated[dt.time, BeforeValidator(_time_of_day)]
+
+
+def _deadline(value: object) -> object:
+    return value if value is None or value == "schedule" else _time_of_day(value)
+
+
+class ChannelConfig(_Section):
+    """Where messages go."""
+
+    url_env: str = Field(description="Environment variable that holds the Apprise address.")
+
+    @field_validator("url_env")
+    @classmethod
+    def _no_key(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+            msg = "url_env is the name of an environment variable, not the address itself, which is secret"
+            raise ValueError(msg)
+        if value.upper().startswith(ENV_PREFIX) and not value.upper().startswith(ALERT_VARIABLES):
+            msg = f"{value} would be taken for a setting; begin its name with {ALERT_VARIABLES}"
+            raise ValueError(msg)
+        return value
+
+
+class QuietHours(_Section):
+    """When messages wait."""
+
+    model_config = ConfigDict(populate_by_name=True, frozen=True, extra="forbid")
+
+    start: TimeOfDay = Field(alias="from", description="First minute of it.")
+    end: TimeOfDay = Field(alias="to", description="When the messages that waited are sent.")
+    exempt: Severity | None = Field(
+        default="critical", alias="except", description="This severity and those above it are sent all the same."
+    )
+
+
+class KpiBounds(_Section):
+    """A day's figure outside fixed bounds."""
+
+    kpi: str = Field(description="Which figure.")
+    below: Number | None = Field(default=None, description="Smaller than this.")
+    above: Number | None = Field(default=None, description="Larger than this.")
+
+    @property
+    def condition(self) -> str:
+        """The bounds as one word, which tells them from others of the same figure."""
+        bounds = {"below": self.below, "above": self.above}
+        return ":".join([self.kpi, *(f"{name}:{value:g}" for name, value in bounds.items() if value is not None)])
+
+
+class RuleConfig(_Section):
+    """Which messages go where, and when."""
+
+    when: tuple[str | KpiBounds, ...] = Field(min_length=1, description="What it is about.")
+    severity: Severity | None = Field(default=None, description="In place of the severity that the cause has.")
+    channels: Texts | None = Field(default=None, min_length=1, description="Names of channels; null: all.")
+    quiet_hours: QuietHours | None = Field(default=None, description="When messages wait.")
+    digest: TimeOfDay | None = Field(default=None, description="One message a day, at this time.")
+
+    @property
+    def conditions(self) -> frozenset[str]:
+        """What it is about, a word each."""
+        return frozenset(w.condition if isinstance(w, KpiBounds) else w for w in self.when)
+
+
+def _only(value: object, keys: typing.Sequence[str], what: str) -> Mapping[str, object]:
+    """``value`` if it is a mapping with these keys alone."""
+    if not isinstance(value, Mapping):
+        msg = f"{what} is not a mapping with {', '.join(keys)}"
+        raise ValueError(msg)
+    for key in value:
+        if key not in keys:
+            near = nearest(str(key), keys)
+            msg = f"{what} has no key {visible(str(key), 60)!r}" + (f", nearest: {near[0]}" if near else "")
+            raise ValueError(msg)
+    return value
+
+
+def _named(name: object, known: typing.Sequence[str], what: str) -> None:
+    if name not in known:
+        near = nearest(str(name), known)
+        msg = f"{what}: no {visible(str(name), 60)!r}" + (f", nearest: {near[0]}" if near else "")
+        raise ValueError(msg)
+
+
+def _channels(value: object) -> object:
+    for name, channel in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(channel, ChannelConfig):
+            _only(channel, ("url_env",), f"channel {visible(str(name), 60)}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", str(name)):
+            msg = f"{visible(str(name), 60)!r} is no name for a channel (letters, digits, _ and -)"
+            raise ValueError(msg)
+    return value
+
+
+def _rules(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return value
+    for number, rule in enumerate(value, start=1):
+        what = f"rule {number}"
+        if isinstance(rule, RuleConfig):
+            continue
+        found = _only(rule, tuple(RuleConfig.model_fields), what)
+        conditions = found.get("when")
+        for condition in conditions if isinstance(conditions, list | tuple) else ():
+            if isinstance(condition, str):
+                _named(condition, WHEN, f"{what}, when")
+            elif not isinstance(condition, KpiBounds):
+                bounds = _only(condition, ("kpi", "below", "above"), f"{what}, when")
+                _named(bounds.get("kpi"), KPIS, f"{what}, kpi")
+                if bounds.get("below") is None and bounds.get("above") is None:
+                    msg = f"{what}: {bounds['kpi']} has no bound; say below, above or both"
+                    raise ValueError(msg)
+        if isinstance(found.get("quiet_hours"), Mapping):
+            _only(found["quiet_hours"], ("from", "to", "except"), f"{what}, quiet_hours")
+    return value
+
+
+class AlertsConfig(_Section):
+    """Who is told when something is wrong, and when it is over."""
+
+    base_url: str | None = Field(
+        default=None,
+        description="Address of Dagster's UI, which messages link to; null: they name the report's path.",
+        json_schema_extra=_allowed("an address that begins with http:// or https://, or null"),
+    )
+    channels: Annotated[dict[str, ChannelConfig], BeforeValidator(_channels)] = Field(
+        default={},
+        description="Where messages go: a name for each, and the environment variable that holds its Apprise address.",
+        json_schema_extra=_allowed("mapping of a name to {url_env: NAME_OF_A_VARIABLE}"),
+    )
+    rules: Annotated[tuple[RuleConfig, ...], BeforeValidator(_rules)] = Field(
+        default=(),
+        description="Which messages go where and when; for each channel the first rule that fits holds. "
+        "Without any: everything to every channel at once.",
+        json_schema_extra=_allowed(
+            f"list of {{when: [{', '.join(WHEN)}, {{kpi: rows_in, below: 1000}}], severity, channels, quiet_hours: "
+            "{from, to, except}, digest}"
+        ),
+    )
+    deadline: Annotated[dt.time | Literal["schedule"] | None, BeforeValidator(_deadline)] = Field(
+        default="schedule",
+        description="By this time rows of the day before must have landed, else it is late; schedule: by the time of "
+        "the daily run; null: no day is late.",
+        json_schema_extra=_allowed("schedule, a time such as '06:00', or null"),
+    )
+    kpi_days: Whole = Field(
+        default=3, ge=1, le=31, description="How many of the newest days that are over have their figures judged."
+    )
+    update_minutes: Number = Field(
+        default=60.0, ge=0, le=10_080, description="An open message is updated at most this often."
+    )
+    include_samples: bool = Field(
+        default=False, description="Whether messages may hold values from the files, such as quarantined records."
+    )
+    timeout_seconds: Number = Field(
+        default=5.0, ge=0.1, le=20, description="Wait this long for a receiver to answer; then it is tried again later."
+    )
+
+    def __hash__(self) -> int:
+        """Of the text: the channels are a mapping."""
+        return hash(self.model_dump_json())
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", value):
+            msg = "not an address that begins with http:// or https:// and holds no login"
+            raise ValueError(msg)
+        return value.rstrip("/") if value else value
+
+    @field_validator("rules")
+    @classmethod
+    def _known_channels(cls, value: tuple[RuleConfig, ...], info: ValidationInfo) -> tuple[RuleConfig, ...]:
+        for number, rule in enumerate(value, start=1):
+            for name in rule.channels or ():
+                _named(name, tuple(info.data.get("channels", {})), f"rule {number}, channels")
+        return value
+
+
 class PipelineConfig(BaseSettings):
     """All settings. Building one reads neither a file nor the environment; ``load_config`` does."""
 
@@ -662,6 +871,7 @@ class PipelineConfig(BaseSettings):
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When the daily run starts.")
     postgres: PostgresConfig = Field(default=PostgresConfig(), description="Tables in PostgreSQL.")
     logs: LogsConfig = Field(default=LogsConfig(), description="Log lines.")
+    alerts: AlertsConfig = Field(default=AlertsConfig(), description="Who is told when something is wrong.")
 
     @classmethod
     def settings_customise_sources(
@@ -750,6 +960,7 @@ class PipelineConfig(BaseSettings):
                 "schedule": True,
                 "postgres": True,
                 "logs": True,
+                "alerts": True,
                 "schema_drift": True,  # decides which days are refused, not what stands in them: landing.fingerprints
                 "source": {"directory", "patterns", "settle_seconds"},
                 "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints
@@ -845,7 +1056,7 @@ def describe() -> list[SettingRow]:
     rows: list[SettingRow] = []
     for key, field in _fields().items():
         default = field.default
-        text = json.dumps(default if isinstance(default, bool | int | float | tuple | None) else str(default))
+        text = json.dumps(default if isinstance(default, bool | int | float | tuple | dict | None) else str(default))
         rows.append(SettingRow(key, _type_text(field), text, field.description or ""))
     return rows
 
@@ -990,7 +1201,10 @@ class _Problem(NamedTuple):
 
 def _shown(key: str, value: object) -> str:
     """``value`` for a message, without anything that looks like a secret."""
-    return visible(_URL_LOGIN.sub(r"\1(hidden)@", repr(_masked(key, value))), 120)
+    text = _URL_LOGIN.sub(r"\1(hidden)@", repr(_masked(key, value)))
+    if key.startswith("alerts."):  # an address put where its variable's name belongs is a secret as a whole
+        text = re.sub(r"://[^\s'\"]*", "://(hidden)", text)
+    return visible(text, 120)
 
 
 class _Hidden:
@@ -1075,11 +1289,14 @@ class _Checked:
         names = {_env_name(key): key for key in _fields()}
         sections = {_env_name(key): key for key in _section_keys()}
         ours = [n for n in env if n.upper().startswith(ENV_PREFIX) and n not in NOT_SETTINGS]
+        ours = [n for n in ours if not n.upper().startswith(ALERT_VARIABLES)]
         for name in sorted(ours, key=lambda n: (n.count("__") + (n in names), n)):
             key = names.get(name) or sections.get(name)
             if key is None:
                 near = nearest(name, [*names, *sections, *NOT_SETTINGS])
-                text = f"environment variable {visible(name)} = {_shown(name, env[name])}: no such setting."
+                is_address = "://" in env[name]  # a channel's, under a name with a typing error
+                shown = "(hidden)" if is_address else _shown(name, env[name])
+                text = f"environment variable {visible(name)} = {shown}: no such setting."
                 text += f" Nearest: {', '.join(near)}." if near else ""
                 text += f" Allowed: {ENV_PREFIX}<SECTION>__<KEY>, in capitals, for the keys of the configuration file."
                 self.problems.append(_Problem(name, text))
@@ -1195,7 +1412,7 @@ def _from_text(key: str, text: str) -> object:
     if type(None) in members and text == "null":
         return None
     opens = {"[" for m in members if typing.get_origin(m) is tuple}
-    opens |= {"{" for m in members if m in (SqlExpression, ConstantNumber)}
+    opens |= {"{" for m in members if m in (SqlExpression, ConstantNumber) or typing.get_origin(m) is dict}
     if text.lstrip()[:1] in opens:
         return json.loads(text, object_pairs_hook=_unique)
     return text

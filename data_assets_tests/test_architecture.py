@@ -17,7 +17,8 @@ ORDER = (
     "errors", "progress", "history", "engine", "config", "memory", "contracts", "logs", "runs", "telemetry",
     "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates", "quantities",
     "filling", "metrics", "cleaning", "staging", "report", "periods", "exposition", "quarantine", "demo", "publish",
-    "query", "io_managers", "checks", "assets", "jobs", "sensors", "definitions", "commands", "cli",
+    "query", "incidents", "causes", "messages", "io_managers", "checks", "assets", "jobs", "alerts", "sensors",
+    "definitions", "commands", "alert_commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
@@ -48,6 +49,9 @@ PURE = (
     "demo",
     "publish",
     "query",
+    "incidents",
+    "causes",
+    "messages",
 )
 
 

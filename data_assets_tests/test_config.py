@@ -471,3 +471,51 @@ def test_neither_import_nor_construction_reads_the_environment(tmp_path: Path) -
 def test_fractions_and_zones_of_the_engine_are_formats() -> None:
     formats = ("%Y/%m/%d %H:%M:%S%.3f", "%d.%m.%y %H:%M:%S%.f%:z", "%T%6f".replace("%T", "%H"))
     assert SourceConfig(timestamp_formats=formats).timestamp_formats == formats
+
+
+CHANNEL = {"ops": {"url_env": "OPS_URL"}}
+WRONG_ALERTS: list[tuple[Settings, str]] = [
+    ({"channels": {"ops": {"url": "OPS_URL"}}}, "channel ops has no key 'url', nearest: url_env"),
+    ({"channels": {"ops": {"url_env": "slack://T0KEN/x"}}}, "the name of an environment variable, not the address"),
+    ({"channels": {"ops": {"url_env": "DATA_ASSETS_OPS"}}}, "begin its name with DATA_ASSETS_ALERT_"),
+    ({"channels": {"o p s": {"url_env": "OPS"}}}, "'o p s' is no name for a channel"),
+    ({"rules": [{"when": ["run_faild"]}]}, "rule 1, when: no 'run_faild', nearest: run_failed"),
+    ({"rules": [{"when": ["run_failed"], "chanels": ["ops"]}]}, "rule 1 has no key 'chanels', nearest: channels"),
+    ({"rules": [{"when": [{"kpi": "row_in", "below": 1}]}]}, "rule 1, kpi: no 'row_in', nearest: rows_in"),
+    ({"rules": [{"when": [{"kpi": "rows_in"}]}]}, "rule 1: rows_in has no bound"),
+    ({"channels": CHANNEL, "rules": [{"when": ["run_failed"], "channels": ["opps"]}]}, "no 'opps', nearest: ops"),
+    ({"rules": [{"when": ["run_failed"], "quiet_hours": {"from": "22:00", "til": "7"}}]}, "has no key 'til'"),
+    ({"rules": [{"when": ["run_failed"], "digest": "24:00"}]}, "'24:00' is not a time of day"),
+    ({"rules": ["run_failed"]}, "rule 1 is not a mapping with when, severity"),
+    ({"deadline": "soon"}, "'soon' is not a time of day"),
+    ({"base_url": "https://user:T0KEN@example.com"}, "holds no login"),
+]
+
+
+@pytest.mark.parametrize(("alerts", "words"), WRONG_ALERTS, ids=lambda v: v if isinstance(v, str) else "")
+def test_wrong_alerts_are_refused_in_words_without_secrets(write: Writer, alerts: Settings, words: str) -> None:
+    problem = str(refused(write({"alerts": alerts})))
+    assert words in problem
+    assert "T0KEN" not in problem
+
+
+def test_times_of_day_as_yaml_and_toml_have_them(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "alerts: {deadline: 06:30, rules: [{when: [run_failed], digest: 8:00, "
+        "quiet_hours: {from: 22:00, to: '07:00'}}]}"
+    )
+    (tmp_path / "b.toml").write_text("[alerts]\ndeadline = 06:30:00\n")
+    found = load_config(tmp_path / "a.yaml", env={}).alerts
+    rule = found.rules[0]
+    assert (found.deadline, rule.digest) == (dt.time(6, 30), dt.time(8))
+    assert rule.quiet_hours is not None
+    assert (rule.quiet_hours.start, rule.quiet_hours.end) == (dt.time(22), dt.time(7))
+    assert load_config(tmp_path / "b.toml", env={}).alerts.deadline == dt.time(6, 30)
+
+
+def test_a_channels_address_in_the_environment_is_no_setting_and_is_not_shown(tmp_path: Path) -> None:
+    address = "slack://T0KEN/x"
+    load_config(env={"DATA_ASSETS_ALERT_OPS": address}, cwd=tmp_path)
+    assert "T0KEN" not in str(refused(env={"DATA_ASSETS_ALRET_OPS": address}, cwd=tmp_path))
+    env = {"DATA_ASSETS_ALERTS__CHANNELS": json.dumps(CHANNEL)}
+    assert load_config(env=env, cwd=tmp_path).alerts.channels["ops"].url_env == "OPS_URL"
