@@ -41,8 +41,9 @@ from data_assets.causes import FailedRun, Reader, Runs
 from data_assets.config import PipelineConfig
 from data_assets.errors import DataAssetsError, UsageError, visible
 from data_assets.incidents import SEVERITIES, Cause, Incident, Message
-from data_assets.jobs import PARTITION, RANGE_END, RANGE_START, UNFINISHED, WEEKS
+from data_assets.jobs import UNFINISHED, WEEKS
 from data_assets.partitions import days_between
+from data_assets.retries import PARTITION, RANGE_END, RANGE_START
 from data_assets.runs import ALIVE
 from data_assets.storage import Lake, write_atomically
 

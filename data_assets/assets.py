@@ -26,18 +26,18 @@ from dagster import (
     AssetKey,
     AssetOut,
     AssetsDefinition,
+    AssetSpec,
     BackfillPolicy,
-    Backoff,
     DailyPartitionsDefinition,
     Failure,
-    Jitter,
+    FreshnessPolicy,
     MaterializeResult,
     MetadataValue,
     Output,
-    RetryPolicy,
     TableRecord,
     TimeWindowPartitionMapping,
     asset,
+    map_asset_specs,
     multi_asset,
 )
 from dagster._core.storage.tags import (
@@ -60,6 +60,7 @@ from data_assets import (
     progress,
     publish,
     report,
+    retries,
     runs,
     staging,
     telemetry,
@@ -72,8 +73,6 @@ from data_assets.partitions import daily_partitions, days_between, weekly_partit
 from data_assets.storage import VERSIONS, DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
 
 OWNERS = ["team:data"]
-RETRIES = RetryPolicy(max_retries=3, delay=2, backoff=Backoff.EXPONENTIAL, jitter=Jitter.FULL)
-BACKFILLS = BackfillPolicy.single_run()
 WAREHOUSE_POOL = "warehouse"
 SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
@@ -261,10 +260,15 @@ class _Figures:
         return memory.decide(rows, memory.needed(rows, length), available, self.config.memory)
 
 
+def backfills(config: PipelineConfig) -> BackfillPolicy:
+    """A backfill is cut into runs of so many days; those that are done stay done when one is killed."""
+    return BackfillPolicy.multi_run(config.runs.max_days)
+
+
 def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
     """Every asset of the graph, for one configuration."""
     partitions, figures = daily_partitions(config), _Figures(config)
-    return [
+    made = [
         _landed_files(config),
         _raw_events(config, partitions),
         _session_metrics(config, partitions, figures),
@@ -276,6 +280,20 @@ def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
         _weekly_report(config),
         *(_published(config, partitions, name) for name in (config.postgres.tables if config.publishes else ())),
     ]
+    return list(map_asset_specs(lambda spec: _kept_fresh(config, spec), made))
+
+
+def _kept_fresh(config: PipelineConfig, spec: AssetSpec) -> AssetSpec:
+    """The asset with its freshness policy, if one is configured."""
+    windows = getattr(config.freshness, spec.key.to_user_string(), None)
+    if windows is None or windows.fail_after_hours is None:
+        return spec
+    warn = windows.warn_after_hours
+    policy = FreshnessPolicy.time_window(
+        fail_window=dt.timedelta(hours=windows.fail_after_hours),
+        warn_window=None if warn is None else dt.timedelta(hours=warn),
+    )
+    return spec.replace_attributes(freshness_policy=policy)
 
 
 def _landed_files(config: PipelineConfig) -> AssetsDefinition:
@@ -287,8 +305,8 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
         kinds={"polars", "parquet"},
         metadata={"dagster/column_schema": column_schema(LANDED_FILES)},
         check_specs=checks.ledger_specs(),
-        retry_policy=RETRIES,
     )
+    @retries.guarded
     @_measured(config, LANDED_FILES.name)
     def landed_files(
         context: AssetExecutionContext,  # noqa: ARG001 - for those who measure it
@@ -348,12 +366,14 @@ def _asset(config: PipelineConfig, options: dict[str, Any]) -> Callable[[Callabl
 
     def decorate(compute: Callable[..., Any]) -> AssetsDefinition:
         name = options["key"].to_user_string() if "key" in options else options.get("name", compute.__name__)
-        return decorator(_measured(config, name)(compute))
+        return decorator(retries.guarded(_measured(config, name)(compute)))
 
     return decorate
 
 
-def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *inputs: str) -> dict[str, Any]:
+def _options(
+    config: PipelineConfig, table: Table, partitions: DailyPartitionsDefinition, group: str, *inputs: str
+) -> dict[str, Any]:
     """What the assets of one table each have in common."""
     in_warehouse = table.store == "warehouse"
     return {
@@ -364,8 +384,7 @@ def _options(table: Table, partitions: DailyPartitionsDefinition, group: str, *i
         "kinds": {"polars", "duckdb" if in_warehouse else "parquet"},
         "io_manager_key": table.store,
         "partitions_def": partitions,
-        "backfill_policy": BACKFILLS,
-        "retry_policy": RETRIES,
+        "backfill_policy": backfills(config),
         "pool": WAREHOUSE_POOL if in_warehouse else None,
         "check_specs": checks.specs(table.name, partitions),
         "metadata": {"dagster/column_schema": column_schema(table)},
@@ -413,9 +432,9 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         deps=[LANDED_FILES.name],
         check_specs=[spec for t in made for spec in checks.specs(t.name, partitions)],
         partitions_def=partitions,
-        backfill_policy=BACKFILLS,
-        retry_policy=RETRIES,
+        backfill_policy=backfills(config),
     )
+    @retries.guarded
     @_measured(config, valid.name)
     def ingest_days(context: AssetExecutionContext) -> Iterator[AssetCheckEvaluation | Output[Any]]:
         sweep_scratch(config.scratch_dir)
@@ -580,7 +599,7 @@ def _session_metrics(
 ) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["session_metrics"]
 
-    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
     def session_metrics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -609,7 +628,7 @@ def _session_metrics(
 def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["outliers"]
 
-    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
     def outliers(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -632,7 +651,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
 def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["event_distribution"]
 
-    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
     def event_distribution(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -665,7 +684,7 @@ def _summary_statistics(
 ) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["summary_statistics"]
 
-    @_asset(config, _options(table, partitions, "metrics", "raw_events"))
+    @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
     def summary_statistics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
@@ -690,7 +709,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
 
     inputs = ("raw_events", "session_metrics", "outliers", "event_distribution")
 
-    @_asset(config, _options(table, partitions, "report", *inputs))
+    @_asset(config, _options(config, table, partitions, "report", *inputs))
     def daily_kpis(
         context: AssetExecutionContext,
         raw_events: Days,
@@ -744,8 +763,7 @@ def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition,
         "owners": OWNERS,
         "kinds": {"jinja", "html"},
         "partitions_def": partitions,
-        "backfill_policy": BACKFILLS,
-        "retry_policy": RETRIES,
+        "backfill_policy": backfills(config),
         "ins": {name: AssetIn(dagster_type=Any) for name in (*REPORT_TABLES, "daily_kpis")},
         "io_manager_key": "reports",
         "dagster_type": Any,
@@ -900,8 +918,7 @@ def _weekly_report(config: PipelineConfig) -> AssetsDefinition:
         "owners": OWNERS,
         "kinds": {"jinja", "html"},
         "partitions_def": weekly_partitions(config),
-        "backfill_policy": BACKFILLS,
-        "retry_policy": RETRIES,
+        "backfill_policy": backfills(config),
         "deps": [AssetDep("daily_report", partition_mapping=OF_THE_WEEK)],
         "pool": WAREHOUSE_POOL,
     }
@@ -940,8 +957,7 @@ def _published(config: PipelineConfig, partitions: DailyPartitionsDefinition, na
         "kinds": {"postgres"},
         "io_manager_key": "postgres",
         "partitions_def": partitions,
-        "backfill_policy": BACKFILLS,
-        "retry_policy": RETRIES,
+        "backfill_policy": backfills(config),
         "check_specs": checks.published_specs(key, partitions),
         "metadata": {"dagster/column_schema": column_schema(table)},
         "ins": {name: AssetIn(dagster_type=Any)},

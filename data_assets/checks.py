@@ -30,7 +30,7 @@ from dagster import (
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
-from data_assets import drift
+from data_assets import drift, retries
 from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
 from data_assets.errors import DataAssetsError, visible
@@ -384,13 +384,14 @@ def completeness_checks(
 
 
 def _completeness(config: PipelineConfig, table: str, partitions: DailyPartitionsDefinition) -> AssetChecksDefinition:
-    @asset_check(  # type: ignore[arg-type]  # a generator of evaluations, one a day: documented, not in its annotation
+    @asset_check(
         asset=AssetKey.from_user_string(table),
         name="every_day_done",
         description="Every day that the run was asked for was computed; a refused one keeps what it had.",
         blocking=False,
         partitions_def=partitions,
     )
+    @retries.guarded
     def every_day_done(context: AssetCheckExecutionContext) -> Iterator[AssetCheckEvaluation | Output[None]]:
         days = list(context.partition_keys)
         refused = DayLog(config.lake_dir).refusals(table, days)

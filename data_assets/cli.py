@@ -133,6 +133,7 @@ def _make(
     """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
     from data_assets import landing, periods
     from data_assets.jobs import alive, end_dead_runs, range_tags
+    from data_assets.partitions import cut
     from data_assets.publish import published_names
     from data_assets.storage import Lake
 
@@ -141,12 +142,14 @@ def _make(
     with _progress(as_json=as_json) as show:
         ranges = due(show)
         unpublished = _unpublished_ranges(config, ranges) if publish_rest else []
+        most = config.runs.max_days
+        parts: list[tuple[tuple[str, str], Sequence[str]]] = [(range_, ()) for range_ in cut(ranges, most)]
+        parts += [(range_, published_names(config)) for range_ in cut(unpublished, most)]
         with opened_instance() as instance, alive(config.data_dir) as tag:
             end_dead_runs(instance, config.data_dir)
-            for start, end in ranges:
-                _run_range(config, instance, range_tags(start, end) | tag, summary, show)
-            for start, end in unpublished:
-                _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=published_names(config))
+            for number, ((start, end), only) in enumerate(parts, start=1):
+                show.part(start, end, number, len(parts))
+                _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=only)
     if ranges:
         periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
@@ -245,8 +248,9 @@ def _run_range(
 
     from data_assets import progress
     from data_assets.definitions import build_definitions
-    from data_assets.jobs import ALL_DAYS, RANGE_END, RANGE_START
+    from data_assets.jobs import ALL_DAYS
     from data_assets.partitions import days_between
+    from data_assets.retries import RANGE_END, RANGE_START
 
     days = days_between(dt.date.fromisoformat(tags[RANGE_START]), dt.date.fromisoformat(tags[RANGE_END]))
     show.expect(len(days))
@@ -304,6 +308,13 @@ class Show:
         self.tasks: dict[str, Any] = {}
         self.days = 0
         self.current = ""
+        self.parts = 1
+
+    def part(self, first: str, last: str, number: int, parts: int) -> None:
+        """The run that begins is one of several; away from a terminal each of them has one line."""
+        self.parts = parts
+        if parts > 1 and self.bars is None and not self.silent:
+            click.echo(f"{first} to {last}: run {number} of {parts}", err=True)
 
     def expect(self, days: int) -> None:
         """The run that begins has this many days."""
@@ -327,7 +338,7 @@ class Show:
             is_day = len(what) == 10 and what[4] == what[7] == "-"
             advance = 1 if is_day or stage == STAGES[0] else 0
             self.bars.update(self._task(stage), advance=advance, description=f"{stage} {what}")
-        elif not self.silent and stage != self.current:
+        elif not self.silent and stage != self.current and (self.parts == 1 or stage == STAGES[0]):
             click.echo(f"{stage}: {what}" if stage == STAGES[0] else f"{stage}: {self.days:,} days", err=True)
         self.current = stage
 

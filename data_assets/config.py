@@ -563,11 +563,92 @@ def _bytes(text: str) -> int | None:
     return int(float(match[1]) * base ** ("KMGT".index(match[2].upper()) + 1 if match[2] else 0))
 
 
-class ScheduleConfig(_Section):
-    """When the daily run starts, in the configured time zone."""
+class EveryConfig(_Section):
+    """A steady beat, counted from midnight; only what divides a day or an hour evenly keeps one."""
 
-    hour: Whole = Field(default=1, ge=0, le=23, description="Hour.")
-    minute: Whole = Field(default=0, ge=0, le=59, description="Minute.")
+    hours: Whole | None = Field(default=None, description="Every so many hours, on the hour; null: not so.",
+                                json_schema_extra=_allowed("null or 1, 2, 3, 4, 6, 8, 12, 24"))  # fmt: skip
+    minutes: Whole | None = Field(default=None, description="Every so many minutes; null: not so.",
+                                  json_schema_extra=_allowed("null or a whole number that divides 60"))  # fmt: skip
+
+    @field_validator("hours", "minutes")
+    @classmethod
+    def _divides(cls, value: int | None, info: ValidationInfo) -> int | None:
+        whole = 24 if info.field_name == "hours" else 60
+        if value is not None and (value < 1 or whole % value):
+            msg = f"does not divide {whole}, so the time between two runs would not be the same"
+            raise ValueError(msg)
+        return value
+
+
+_CRON_FIELDS = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
+    ("day of the week", 0, 7, ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
+)
+
+
+def _cron(text: str) -> None:
+    """Refuse what is not a cron expression of five fields.
+
+    Raises:
+        ValueError: with the field that is wrong.
+    """
+    parts = text.split()
+    if len(parts) != len(_CRON_FIELDS):
+        msg = f"{len(parts)} fields, not the five of minute, hour, day of the month, month, day of the week"
+        raise ValueError(msg)
+    for part, (name, least, most, names) in zip(parts, _CRON_FIELDS, strict=True):
+        known = {word: least + number for number, word in enumerate(names)}
+        for item in part.lower().split(","):
+            span, _, step = item.partition("/")
+            ends = [least, most] if span == "*" else [known.get(e, e) for e in span.split("-")]
+            numbers = [int(e) for e in (*ends, step or "1") if str(e).isdecimal()]
+            whole = len(ends) <= 2 and len(numbers) == len(ends) + 1 and numbers[-1] >= 1
+            if not whole or not least <= numbers[0] <= numbers[-2] <= most:
+                msg = f"{visible(item, 40)!r} is no {name} of cron ({least} to {most})"
+                raise ValueError(msg)
+
+
+class ScheduleConfig(_Section):
+    """When runs start by the clock, in the configured time zone: at one time for yesterday, or every, or by cron."""
+
+    hour: Whole = Field(default=1, ge=0, le=23, description="Hour of the daily run, which makes yesterday.")
+    minute: Whole = Field(default=0, ge=0, le=59, description="Its minute.")
+    every: EveryConfig = Field(default=EveryConfig(), description="A beat; each run makes the days that are due.")
+    cron: str | None = Field(
+        default=None,
+        description="Instead: times in cron's words; each run makes the days whose files are new or changed.",
+        json_schema_extra=_allowed('null or five fields of cron such as "30 6 * * 1-5"'),
+    )
+    enabled: bool = Field(default=False, description="Whether the schedule runs unless switched otherwise in the UI.")
+
+    @field_validator("cron")
+    @classmethod
+    def _one_form(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            _cron(value)
+        every = info.data.get("every")
+        forms = [every.hours, every.minutes] if every is not None else []
+        given = sum(form is not None for form in (*forms, value))
+        if given > 1:
+            msg = "every.hours, every.minutes and cron exclude one another"
+            raise ValueError(msg)
+        if given and (info.data.get("hour"), info.data.get("minute")) != (1, 0):
+            msg = "hour and minute are for the daily run; with every or cron leave them out"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def cron_schedule(self) -> str | None:
+        """The beat or the cron expression as cron; None for the daily run at hour and minute."""
+        if self.every.hours:
+            return "0 0 * * *" if self.every.hours == 24 else f"0 */{self.every.hours} * * *"
+        if self.every.minutes:
+            return "0 * * * *" if self.every.minutes == 60 else f"*/{self.every.minutes} * * * *"
+        return self.cron
 
 
 PUBLISHABLE = ("session_metrics", "event_distribution", "summary_statistics", "daily_kpis", "raw_events", "outliers")
@@ -844,6 +925,53 @@ class AlertsConfig(_Section):
         return value
 
 
+class SensorConfig(_Section):
+    """The sensor raw_files."""
+
+    enabled: bool = Field(default=True, description="Whether it looks for files unless switched otherwise in the UI.")
+
+
+class RunsConfig(_Section):
+    """How work is cut into runs."""
+
+    max_days: Whole = Field(
+        default=31,
+        ge=1,
+        le=3660,
+        description="Most days of one run; longer ranges are several runs, and a killed one costs only its own.",
+    )
+
+
+class FreshConfig(_Section):
+    """How old an asset's newest day may be, by when it was made."""
+
+    warn_after_hours: Number | None = Field(default=None, ge=0.1, le=9000, description="Late; null: never.")
+    fail_after_hours: Number | None = Field(default=None, ge=0.1, le=9000, description="Overdue; null: not watched.")
+
+    @field_validator("fail_after_hours")
+    @classmethod
+    def _later(cls, value: float | None, info: ValidationInfo) -> float | None:
+        warn = info.data.get("warn_after_hours")
+        if warn is not None and (value is None or value <= warn):
+            msg = f"not after warn_after_hours, which is {warn:g}"
+            raise ValueError(msg)
+        return value
+
+
+class FreshnessConfig(_Section):
+    """By when an asset must have been made again; the UI shows it as fresh, late or overdue."""
+
+    landed_files: FreshConfig = Field(default=FreshConfig(), description="The look at the raw folder.")
+    raw_events: FreshConfig = Field(default=FreshConfig(), description="The events.")
+    session_metrics: FreshConfig = Field(default=FreshConfig(), description="Per user.")
+    outliers: FreshConfig = Field(default=FreshConfig(), description="Rows outside the fences.")
+    event_distribution: FreshConfig = Field(default=FreshConfig(), description="Per event type.")
+    summary_statistics: FreshConfig = Field(default=FreshConfig(), description="Per column.")
+    daily_kpis: FreshConfig = Field(default=FreshConfig(), description="What a day came to.")
+    daily_report: FreshConfig = Field(default=FreshConfig(), description="The report.")
+    weekly_report: FreshConfig = Field(default=FreshConfig(), description="The report of a week.")
+
+
 class PipelineConfig(BaseSettings):
     """All settings. Building one reads neither a file nor the environment; ``load_config`` does."""
 
@@ -872,6 +1000,9 @@ class PipelineConfig(BaseSettings):
     postgres: PostgresConfig = Field(default=PostgresConfig(), description="Tables in PostgreSQL.")
     logs: LogsConfig = Field(default=LogsConfig(), description="Log lines.")
     alerts: AlertsConfig = Field(default=AlertsConfig(), description="Who is told when something is wrong.")
+    sensor: SensorConfig = Field(default=SensorConfig(), description="The sensor raw_files.")
+    runs: RunsConfig = Field(default=RunsConfig(), description="How work is cut into runs.")
+    freshness: FreshnessConfig = Field(default=FreshnessConfig(), description="By when assets must be made again.")
 
     @classmethod
     def settings_customise_sources(
@@ -961,6 +1092,9 @@ class PipelineConfig(BaseSettings):
                 "postgres": True,
                 "logs": True,
                 "alerts": True,
+                "sensor": True,
+                "runs": True,
+                "freshness": True,
                 "schema_drift": True,  # decides which days are refused, not what stands in them: landing.fingerprints
                 "source": {"directory", "patterns", "settle_seconds"},
                 "cleaning": {"lookup": {"file"}},  # its content counts, in landing.fingerprints

@@ -30,7 +30,7 @@ TABLES_WITH_DAYS = (
 
 def build_definitions(config: PipelineConfig) -> Definitions:
     """The whole project for one configuration."""
-    from data_assets import alerts, assets, checks, jobs, sensors
+    from data_assets import alerts, assets, checks, jobs, retries, sensors
     from data_assets.io_managers import LakeIOManager, ReportFiles, WarehouseIOManager
     from data_assets.partitions import daily_partitions
     from data_assets.publish import published_names
@@ -45,7 +45,7 @@ def build_definitions(config: PipelineConfig) -> Definitions:
         jobs=[job, weekly],
         executor=in_process_executor,  # also of the job behind Materialize and backfills: docs/decisions/0003
         schedules=[jobs.build_schedule(config, job), jobs.build_weekly_schedule(config, weekly)],
-        sensors=[sensors.build_sensor(config, job), alerts.build_sensor(config)],
+        sensors=[sensors.build_sensor(config, job), retries.build_failure_sensor(), alerts.build_sensor(config)],
         resources={
             "lake": lake,
             "warehouse": WarehouseIOManager(duckdb=duckdb, lake=lake, trend_days=config.trend_days),

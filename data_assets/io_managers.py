@@ -33,7 +33,7 @@ from dagster_polars import BasePolarsUPathIOManager
 from pydantic import Field
 from upath import UPath
 
-from data_assets import telemetry
+from data_assets import retries, telemetry
 from data_assets.contracts import Table, UserIdType, tables
 from data_assets.storage import DayFrame, DayLog, Lake, Version, Warehouse
 
@@ -122,6 +122,7 @@ class LakeIOManager(BasePolarsUPathIOManager):
         user_id: UserIdType = "string" if self.user_id == "string" else "int64"
         return tables(user_id)[context.asset_key.path[-1]]
 
+    @retries.guarded_method
     def handle_output(self, context: OutputContext, obj: object) -> None:
         """Write each day; see the module's docstring."""
         contract = self.contract(context)
@@ -141,6 +142,7 @@ class LakeIOManager(BasePolarsUPathIOManager):
             "path": MetadataValue.path(str(self.lake.folder(contract.name, day) / "data.parquet")),
         }
 
+    @retries.guarded_method
     def load_input(self, context: InputContext) -> dict[str, pl.LazyFrame] | pl.LazyFrame:
         """The days that are there and were not refused; nothing is read yet."""
         contract, days = self.contract(context), list(context.asset_partition_keys)
@@ -182,6 +184,7 @@ class WarehouseIOManager(ConfigurableIOManager):
             opener=lambda: duckdb.connect(self.duckdb.database, config=self.duckdb.connection_config),
         )
 
+    @retries.guarded_method
     def handle_output(self, context: OutputContext, obj: object) -> None:
         """Write the days; see the module's docstring."""
         contract = self.lake.contract(context)
@@ -192,6 +195,7 @@ class WarehouseIOManager(ConfigurableIOManager):
             _note(context, day, {"dagster/partition_row_count": count, "dagster/table_name": contract.name})
         _record_only(context, list(rows))
 
+    @retries.guarded_method
     def load_input(self, context: InputContext) -> dict[str, pl.LazyFrame] | pl.LazyFrame:
         """The days that are there and were not refused."""
         contract, days = self.lake.contract(context), list(context.asset_partition_keys)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import getpass
+import time
 import uuid
 from collections.abc import Iterator  # Dagster looks at a schedule's annotations
 from typing import TYPE_CHECKING
@@ -28,8 +30,11 @@ from dagster import (
 )
 from filelock import FileLock, Timeout
 
-from data_assets import periods
+from data_assets import landing, periods
+from data_assets.partitions import contiguous_ranges, days_between
+from data_assets.retries import FAILURE, PARTITION, RANGE_END, RANGE_START, STARTED_BY
 from data_assets.runs import ALIVE
+from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +44,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
-PARTITION = "dagster/partition"
+BUDGET_SECONDS = 40.0  # a tick is cut off by Dagster after 60 s; files not reached wait for the next one
 ALL_DAYS = "all_days"
 WEEKS, WEEKLY = "weeks", "weekly_report"
 UNFINISHED = [
@@ -69,17 +72,20 @@ def build_job() -> UnresolvedAssetJobDefinition:
 
 
 def build_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> ScheduleDefinition:
-    """Yesterday's day, once a day at ``schedule.hour:schedule.minute`` in the configured zone.
+    """Yesterday's day, once a day at ``schedule.hour:schedule.minute``; else the days that are due, as configured.
 
     Not ``build_schedule_from_partitioned_job``: it asks for the last partition, which is today's unfinished day here.
     """
+    every = config.schedule.cron_schedule
+    if every is not None:
+        return _due_days_schedule(config, job, every)
 
     @schedule(
         name="yesterday",
         job=job,
         cron_schedule=f"{config.schedule.minute} {config.schedule.hour} * * *",
         execution_timezone=config.timezone,
-        default_status=DefaultScheduleStatus.STOPPED,
+        default_status=_status(config),
         description="Makes yesterday's day once it is over. The sensor raw_files makes days as their files land.",
     )
     def yesterday(context: ScheduleEvaluationContext) -> RunRequest:
@@ -88,6 +94,53 @@ def build_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinition) ->
         return RunRequest(run_key=day, tags=range_tags(day, day))
 
     return yesterday
+
+
+def _status(config: PipelineConfig) -> DefaultScheduleStatus:
+    return DefaultScheduleStatus.RUNNING if config.schedule.enabled else DefaultScheduleStatus.STOPPED
+
+
+def _due_days_schedule(
+    config: PipelineConfig, job: UnresolvedAssetJobDefinition, cron_schedule: str
+) -> ScheduleDefinition:
+    """What the sensor does, at the times of ``schedule.every`` or ``schedule.cron`` instead of when files land."""
+
+    @schedule(
+        name="due_days",
+        job=job,
+        cron_schedule=cron_schedule,
+        execution_timezone=config.timezone,
+        default_status=_status(config),
+        description="Makes the days whose files are new or changed since they were made, at the configured times.",
+    )
+    def due_days(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+        end_dead_runs(context.instance, config.data_dir)
+        due = set(due_now(config)) - running_days(context.instance)
+        if not due:
+            yield SkipReason("Every day is made from the files that lie there, or a run is making it.")
+        at = context.scheduled_execution_time.isoformat()
+        for first, last in contiguous_ranges(due, config.runs.max_days):
+            yield RunRequest(run_key=f"{at}:{first}..{last}", tags=range_tags(first, last))
+
+    return due_days
+
+
+def due_now(config: PipelineConfig) -> dict[str, str]:
+    """After a look at the raw folder: days to make, with the fingerprint that they should have."""
+    looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
+    today = dt.datetime.now(config.zone).date()
+    return landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
+
+
+def running_days(instance: DagsterInstance) -> set[str]:
+    """Days that any unfinished run is to make, whoever started it: sensor, schedule, UI or command line."""
+    days: set[str] = set()
+    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
+        one = run.tags.get(PARTITION)
+        first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
+        if first and last:
+            days.update(days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)))
+    return days
 
 
 def build_weekly_job() -> UnresolvedAssetJobDefinition:
@@ -137,7 +190,7 @@ def alive(data_dir: Path) -> Iterator[dict[str, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     name = uuid.uuid4().hex
     with FileLock(folder / name, timeout=0):
-        yield {ALIVE: name}
+        yield {ALIVE: name, STARTED_BY: f"{getpass.getuser()} on the command line"}
     (folder / name).unlink(missing_ok=True)
 
 
@@ -156,6 +209,7 @@ def end_dead_runs(instance: DagsterInstance, data_dir: Path) -> list[str]:
         try:
             with FileLock(lock, timeout=0):
                 instance.report_run_failed(run, "The command line that ran it was killed. Run its days again.")
+                instance.add_run_tags(run.run_id, {FAILURE: "killed"})
                 ended.append(run.run_id)
         except Timeout:
             continue

@@ -31,15 +31,27 @@ def weekly_partitions(config: PipelineConfig) -> WeeklyPartitionsDefinition:
     return WeeklyPartitionsDefinition(start_date=monday.isoformat(), timezone=config.timezone, day_offset=1)
 
 
-def contiguous_ranges(days: Iterable[str]) -> list[tuple[str, str]]:
-    """Days (ISO) as ranges (first, last), both inclusive, ascending; a gap of a day begins a new range."""
+def contiguous_ranges(days: Iterable[str], longest: int | None = None) -> list[tuple[str, str]]:
+    """Days (ISO) as ranges (first, last), both inclusive, ascending; a gap of a day begins a new range.
+
+    Args:
+        days: in any order.
+        longest: a range of more days than this is cut.
+    """
     ranges: list[list[dt.date]] = []
     for day in sorted({dt.date.fromisoformat(d) for d in days}):
-        if ranges and day - ranges[-1][1] == dt.timedelta(days=1):
+        follows = bool(ranges) and day - ranges[-1][1] == dt.timedelta(days=1)
+        if follows and (longest is None or (day - ranges[-1][0]).days < longest):
             ranges[-1][1] = day
         else:
             ranges.append([day, day])
     return [(first.isoformat(), last.isoformat()) for first, last in ranges]
+
+
+def cut(ranges: Iterable[tuple[str, str]], longest: int) -> list[tuple[str, str]]:
+    """The ranges, each in parts of at most ``longest`` days, in order."""
+    spans = (days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)) for first, last in ranges)
+    return [(days[n], days[: n + longest][-1]) for days in spans for n in range(0, len(days), longest)]
 
 
 def days_between(first: dt.date, last: dt.date) -> list[str]:

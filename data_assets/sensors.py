@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from dagster import (
     DefaultSensorStatus,
     RunRequest,
-    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -28,20 +27,18 @@ from dagster import (
 
 from data_assets import landing
 from data_assets.errors import visible
-from data_assets.jobs import PARTITION, RANGE_END, RANGE_START, UNFINISHED, end_dead_runs, range_tags
-from data_assets.partitions import contiguous_ranges, days_between
+from data_assets.jobs import BUDGET_SECONDS, end_dead_runs, range_tags, running_days
+from data_assets.partitions import contiguous_ranges
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dagster import DagsterInstance
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
     from data_assets.config import PipelineConfig
 
 INTERVAL_SECONDS = 30
-BUDGET_SECONDS = 40.0  # a tick is cut off by Dagster after 60 s; files not reached wait for the next one
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,21 @@ class Tick:
     cursor: str
 
 
-def decide(stale: Mapping[str, str], cursor: str | None, running: set[str]) -> Tick:
+def decide(stale: Mapping[str, str], cursor: str | None, running: set[str], longest: int = 366) -> Tick:
     """Which days to ask for now.
 
     Args:
         stale: days whose tables are not made from what lies there now, with the fingerprint they should have.
         cursor: what the last tick remembered.
         running: days that a run is working on; they are looked at again when it has ended.
+        longest: the most days of a range; what is longer is cut.
     """
     before: dict[str, Any] = json.loads(cursor) if cursor else {"generation": 0, "asked": {}}
     asked = {day: mark for day, mark in before["asked"].items() if stale.get(day) == mark}
     due = {day: mark for day, mark in stale.items() if asked.get(day) != mark and day not in running}
     # Dagster never starts a second run with the same key, so content A, B, A again needs a third one.
     generation = before["generation"] + bool(due)
-    ranges = tuple((first, last, f"{generation}:{first}..{last}") for first, last in contiguous_ranges(due))
+    ranges = tuple((first, last, f"{generation}:{first}..{last}") for first, last in contiguous_ranges(due, longest))
     return Tick(ranges, json.dumps({"generation": generation, "asked": asked | due}, sort_keys=True))
 
 
@@ -76,7 +74,7 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
         name="raw_files",
         job=job,
         minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=DefaultSensorStatus.RUNNING,
+        default_status=DefaultSensorStatus.RUNNING if config.sensor.enabled else DefaultSensorStatus.STOPPED,
         description="New, changed, removed and late files in the raw directory re-run exactly the days they touch.",
     )
     def raw_files(context: SensorEvaluationContext) -> SensorResult:
@@ -87,7 +85,7 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
             context.log.warning("%s is left alone: %s", visible(path), reason)
         today = dt.datetime.now(config.zone).date()
         stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
-        tick = decide(stale, context.cursor, _running_days(context.instance) if stale else set())
+        tick = decide(stale, context.cursor, running_days(context.instance) if stale else set(), config.runs.max_days)
         requests = [RunRequest(run_key=key, tags=range_tags(first, last)) for first, last, key in tick.ranges]
         waiting = f"{len(looked.listing.settling)} files still change, {len(looked.left)} wait for the next look"
         quiet = SkipReason(
@@ -96,14 +94,3 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
         return SensorResult(run_requests=requests, skip_reason=None if requests else quiet, cursor=tick.cursor)
 
     return raw_files
-
-
-def _running_days(instance: DagsterInstance) -> set[str]:
-    """Days that any unfinished run is to make, whoever started it: sensor, schedule, UI or command line."""
-    days: set[str] = set()
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        one = run.tags.get(PARTITION)
-        first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
-        if first and last:
-            days.update(days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)))
-    return days

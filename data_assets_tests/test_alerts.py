@@ -784,7 +784,6 @@ def test_a_run_that_breaks_is_told_of_until_its_day_is_made(project, webhook, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics, "outliers", broken)
-        patch.setattr("data_assets.assets.RETRIES", None)
         assert not made.run("2024-03-01").success
     look(made)
     assert webhook.told == [("firing", "run_failed")]
@@ -804,7 +803,6 @@ def test_a_run_that_dagster_starts_again_is_waited_for(project, webhook, monkeyp
     made = project(webhook.url, days=["2024-03-01"])
     with monkeypatch.context() as patch:
         patch.setattr("data_assets.metrics.outliers", lambda *_args, **_kwargs: 1 / 0)
-        patch.setattr("data_assets.assets.RETRIES", None)
         run = made.run("2024-03-01").run_id
     now = dt.datetime.now(UTC)
     made.instance.add_run_tags(run, {"dagster/will_retry": "true"})
@@ -817,7 +815,6 @@ def test_a_run_that_was_to_be_started_again_and_was_not_is_told_of(project, webh
     made = project(webhook.url, days=["2024-03-01"])
     with monkeypatch.context() as patch:
         patch.setattr("data_assets.metrics.outliers", lambda *_args, **_kwargs: 1 / 0)
-        patch.setattr("data_assets.assets.RETRIES", None)
         run = made.run("2024-03-01").run_id
     made.instance.add_run_tags(run, {"dagster/will_retry": "true"})
     assert look(made, dt.datetime.now(UTC) + dt.timedelta(minutes=11)).sent != []

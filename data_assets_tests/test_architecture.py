@@ -14,14 +14,15 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "progress", "history", "engine", "config", "memory", "contracts", "logs", "runs", "telemetry",
-    "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates", "quantities",
-    "filling", "metrics", "cleaning", "staging", "report", "periods", "exposition", "quarantine", "demo", "publish",
-    "query", "incidents", "causes", "messages", "io_managers", "checks", "assets", "jobs", "alerts", "sensors",
-    "definitions", "commands", "alert_commands", "cli",
+    "errors", "failures", "progress", "history", "engine", "config", "memory", "contracts", "logs", "runs",
+    "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates",
+    "quantities", "filling", "metrics", "cleaning", "staging", "report", "periods", "exposition", "quarantine", "demo",
+    "publish", "query", "incidents", "causes", "messages", "retries", "io_managers", "checks", "assets", "jobs",
+    "alerts", "sensors", "definitions", "commands", "alert_commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",
+    "failures",
     "progress",
     "engine",
     "config",

@@ -255,7 +255,7 @@ def test_no_value_of_a_file_and_no_secret_stands_in_a_log(folder, instance, monk
         (root / "pipeline.yaml").read_text().replace("settle_seconds: 0", "settle_seconds: 0, types: {user_id: string}")
     )
     (root / "pipeline.yaml").write_text(text)
-    monkeypatch.setattr("data_assets.assets.RETRIES", RetryPolicy(max_retries=1))
+    monkeypatch.setattr("data_assets.retries.POLICY", RetryPolicy(max_retries=1, delay=0.01))
     project = Project(root, instance)
     result = project.run("2024-03-01", "2024-03-08", only=[
         "landed_files", "raw_events", "quarantined_events", "session_metrics", "outliers", "event_distribution",
