@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets.quantities import INT64_MAX, parts_on_disk
+from data_assets.quantities import INT64_MAX, MOST_PARTS, parts_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
-MOST_PARTS = 1_024
 USER, START, END = "user_id", "session_start", "session_end"
 _KEY, _FOUND, _LEAST, _CODE = "__key", "__found", "__least", "__code"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MOST_DISTINCT = 1_000_000  # a table of so many numbers takes 16 MB
+MOST_PARTS = 128  # so many files the engine keeps open; of more parts it makes several files each, slow to read
 FIXED = 1_000_000_000  # fixed point: units of a sum of values
 FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits
 SQUARE_BITS = 90  # squares of at most 1 in units of 2**-90: 2**36 rows fit into 128 bits
@@ -37,6 +38,7 @@ NUMBER, TIMES = "number", "times"  # a column on its way here, and how often eac
 _HALVING = 2.0**-60
 _SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
 _BIN_SHIFT = 40  # bins of order statistics: sign, exponent and the first 12 bits of the mantissa
+_PART_ROW_GROUP = 16_384
 _PART_SHARE = 4  # a part on disk may hold this many times fewer different values than MOST_DISTINCT
 
 
@@ -115,7 +117,7 @@ def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> in
     value = pl.first()
     if scratch is None or about <= MOST_DISTINCT:
         return int(_collected(column.select(value.drop_nulls().n_unique())).item())
-    count = -(-about * _PART_SHARE // MOST_DISTINCT)
+    count = min(MOST_PARTS, -(-about * _PART_SHARE // MOST_DISTINCT))
     found = 0
     with parts_on_disk(column.drop_nulls(), value.hash() % count, count, scratch) as parts:
         for part in parts:
@@ -128,7 +130,7 @@ def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> in
 def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, count: int, scratch: Path) -> Iterator[list[Path]]:
     """The frame parted by ``key``, a whole number below ``count``, in files that live as long as the block.
 
-    What is held meanwhile is about ``count`` row groups, so they are the smaller the more parts there are.
+    What is held meanwhile is about ``count`` row groups.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -137,7 +139,7 @@ def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, count: int, scratch: Path) 
             mkdir=True,
             compression="uncompressed",
             statistics=False,
-            row_group_size=min(16_384, max(1_024, (1 << 20) // count)),
+            row_group_size=_PART_ROW_GROUP,
         )
         yield sorted(Path(folder).rglob("*.parquet"))
 
