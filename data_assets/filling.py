@@ -47,7 +47,7 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
         yield events.collect(engine="streaming")
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
-    with parts_on_disk(events, pl.col(USER).hash() % count, count, scratch) as parts:
+    with parts_on_disk(events, pl.col(USER).hash() % count, scratch) as parts:
         for path in parts:
             yield pl.read_parquet(path, glob=False, hive_partitioning=False)
             path.unlink()

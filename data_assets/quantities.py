@@ -119,7 +119,7 @@ def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> in
         return int(_collected(column.select(value.drop_nulls().n_unique())).item())
     count = min(MOST_PARTS, -(-about * _PART_SHARE // MOST_DISTINCT))
     found = 0
-    with parts_on_disk(column.drop_nulls(), value.hash() % count, count, scratch) as parts:
+    with parts_on_disk(column.drop_nulls(), value.hash() % count, scratch) as parts:
         for part in parts:
             found += pl.read_parquet(part, glob=False, hive_partitioning=False).to_series().n_unique()
             part.unlink()
@@ -127,11 +127,8 @@ def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> in
 
 
 @contextlib.contextmanager
-def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, count: int, scratch: Path) -> Iterator[list[Path]]:
-    """The frame parted by ``key``, a whole number below ``count``, in files that live as long as the block.
-
-    What is held meanwhile is about ``count`` row groups.
-    """
+def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, scratch: Path) -> Iterator[list[Path]]:
+    """The frame parted by ``key``, a whole number below MOST_PARTS, in files that live as long as the block."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         frame.with_columns(key.cast(pl.UInt32).alias("__part")).sink_parquet(
