@@ -5,7 +5,7 @@ Here: the prediction, the look at the limits, the choice between three ways. Not
 engine's own switches (``engine.py``). All ways give the same tables, byte for byte.
 
 - ``eager``: the day's columns are held as a whole. Up to EAGER_ROWS the fastest; above, parts that fit the processor's
-  cache are faster however much memory there is (docs/decisions/0006).
+  cache are faster however much memory there is (docs/decisions/0008).
 - ``lazy``: the users' rows in parts on disk, one part at a time; different values of a column are held all at once.
 - ``streaming``: those are counted in parts on disk too, where they are many; a day of any size needs about the same.
 """
