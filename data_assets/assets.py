@@ -52,6 +52,7 @@ from dagster._core.storage.tags import (
 from data_assets import (
     checks,
     cleaning,
+    disk,
     landing,
     logs,
     memory,
@@ -441,6 +442,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         outcome, days = _Outcome(), list(context.partition_keys)
         lake = Lake(config.lake_dir)
         ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
+        disk.check_room(config, landing.files_of(ledger, days)["path"].unique())
         with scratch_folder(config.scratch_dir) as scratch:
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
             _tell_read(landing.files_of(ledger, days), outcome.refused)

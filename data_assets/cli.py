@@ -1,4 +1,4 @@
-"""The command line: `init | plan | run | status | alerts | schema | quarantine | query | report | metrics | demo`.
+"""The command line: `init | plan | run | status | schema | quarantine | query | report | alerts | metrics | …`.
 
 Here: arguments, progress, words and exit codes (0 done, 1 a check or a day failed, 2 wrong usage or configuration). Not
 here: any work of its own: `run` executes the same asset graph that the UI shows, in Dagster's own history; nor commands
@@ -33,6 +33,7 @@ from data_assets.commands import (
     plan,
     print_table,
     quarantine,
+    retention,
     verbose,
 )
 from data_assets.config import load_config
@@ -131,9 +132,9 @@ def _make(
     publish_rest: bool = False,
 ) -> Summary:
     """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
-    from data_assets import landing, periods
+    from data_assets import disk, landing, periods
     from data_assets.jobs import alive, end_dead_runs, range_tags
-    from data_assets.partitions import cut
+    from data_assets.partitions import cut, days_of
     from data_assets.publish import published_names
     from data_assets.storage import Lake
 
@@ -141,6 +142,9 @@ def _make(
     summary = Summary()
     with _progress(as_json=as_json) as show:
         ranges = due(show)
+        if ranges:
+            ledger = landing.read_ledger(Lake(config.lake_dir))
+            disk.check_room(config, landing.files_of(ledger, days_of(ranges))["path"].unique())
         unpublished = _unpublished_ranges(config, ranges) if publish_rest else []
         most = config.runs.max_days
         parts: list[tuple[tuple[str, str], Sequence[str]]] = [(range_, ()) for range_ in cut(ranges, most)]
@@ -683,7 +687,7 @@ def _all_reports(config: PipelineConfig, *, open_it: bool) -> None:
         click.launch(index.resolve().as_uri())
 
 
-for _command in (alerts, init, metrics, plan, quarantine):
+for _command in (alerts, init, metrics, plan, quarantine, retention):
     main.add_command(_command)
 
 

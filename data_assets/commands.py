@@ -133,6 +133,45 @@ def filters_of(
     return Filters(reasons, files, day or first, day or last)
 
 
+# --- retention -----------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--apply", "is_applied", is_flag=True, help="take away what is shown")
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@click.pass_obj
+def retention(config_path: Path | None, is_applied: bool, as_json: bool) -> None:
+    """What is older than `retention:` of pipeline.yaml allows, and why some of it stays; with --apply, take it away."""
+    from data_assets import retention as keeping
+    from data_assets.jobs import running_days
+
+    config = load_config(config_path)
+    now = dt.datetime.now(dt.UTC)
+    today = now.astimezone(config.zone).date()
+    with opened_instance() as instance:
+        busy = running_days(instance)
+        if is_applied:
+            found = [keeping.apply(config, today, busy), keeping.apply_history(config, instance, now)]
+        else:
+            found = [keeping.plan(config, today, busy), keeping.plan_history(config, instance, now)]
+    goes, stays = ([thing for plan in found for thing in getattr(plan, name)] for name in ("goes", "stays"))
+    if as_json:
+        things = {"applied": is_applied, "goes": [asdict(t) for t in goes], "stays": [asdict(t) for t in stays]}
+        click.echo(json.dumps(things))
+        return
+    if not config.retention.is_set:
+        click.echo("Everything is kept for ever: pipeline.yaml has no age under `retention:` (docs/retention.md).")
+        return
+    for thing in goes:
+        verb = "gone" if is_applied else "goes"
+        click.echo(f"{verb}   {thing.kind:<11} {visible(thing.name)}  {thing.size / 1e6:,.1f} MB")
+    for thing in stays:
+        click.echo(f"stays  {thing.kind:<11} {visible(thing.name)}: {visible(thing.why)}")
+    verb = "went" if is_applied else "would go; `data-assets retention --apply` takes them away"
+    size = sum(thing.size for thing in goes) / 1e6
+    click.echo(f"{len(goes):,} things, {size:,.1f} MB, {verb}. {len(stays):,} stay for a reason.")
+
+
 @click.group(invoke_without_command=True)
 @narrowed
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")

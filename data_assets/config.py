@@ -703,6 +703,49 @@ class PostgresConfig(_Section):
         return value
 
 
+class DiskConfig(_Section):
+    """When there is too little room to begin."""
+
+    min_free: str = Field(
+        default="256MB",
+        description="Room that must be left on the disk of data_dir, beside what the files to read will need.",
+        json_schema_extra=_allowed("a size such as 256MB, 5GB, 1.5GiB"),
+    )
+
+    @field_validator("min_free")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        if _bytes(value) is None:
+            msg = "not a size"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def min_free_bytes(self) -> int:
+        """In bytes."""
+        return _bytes(self.min_free) or 0
+
+
+Age = Annotated[Whole, Field(ge=1, le=36_500)] | None
+
+
+class RetentionConfig(_Section):
+    """How many days things are kept; null: for ever. `data-assets retention` shows what would go."""
+
+    raw: Age = Field(default=None, description="Raw files, by the newest day that they hold; only accounted ones go.")
+    raw_move_to: FilePath | None = Field(default=None, description="Folder that they are moved to; null: deleted.")
+    lake: Age = Field(default=None, description="Days of raw_events, quarantined_events and the like in the lake.")
+    reports: Age = Field(default=None, description="Reports of days.")
+    history: Age = Field(default=None, description="Runs and their logs in Dagster's history, by their end.")
+    run_records: Age = Field(default=None, description="Months of pipeline_runs.")
+    daily: bool = Field(default=False, description="Whether the daemon does it every day, one hour after the schedule.")
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is ever to go."""
+        return any(age is not None for age in (self.raw, self.lake, self.reports, self.history, self.run_records))
+
+
 class LogsConfig(_Section):
     """What is written of each run, beside Dagster's own history (docs/logs.md)."""
 
@@ -999,6 +1042,8 @@ class PipelineConfig(BaseSettings):
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When the daily run starts.")
     postgres: PostgresConfig = Field(default=PostgresConfig(), description="Tables in PostgreSQL.")
     logs: LogsConfig = Field(default=LogsConfig(), description="Log lines.")
+    disk: DiskConfig = Field(default=DiskConfig(), description="Room on the disk.")
+    retention: RetentionConfig = Field(default=RetentionConfig(), description="What is kept, and for how long.")
     alerts: AlertsConfig = Field(default=AlertsConfig(), description="Who is told when something is wrong.")
     sensor: SensorConfig = Field(default=SensorConfig(), description="The sensor raw_files.")
     runs: RunsConfig = Field(default=RunsConfig(), description="How work is cut into runs.")
@@ -1091,6 +1136,8 @@ class PipelineConfig(BaseSettings):
                 "schedule": True,
                 "postgres": True,
                 "logs": True,
+                "disk": True,
+                "retention": True,
                 "alerts": True,
                 "sensor": True,
                 "runs": True,
@@ -1576,8 +1623,11 @@ def load_config(
         checked.finish()
     base = file.parent if file else here
     source, drift, lookup = config.source, config.schema_drift, config.cleaning.lookup
+    keeping = config.retention
     if source.directory:
         source = source.model_copy(update={"directory": _based(source.directory, base)})
+    if keeping.raw_move_to:
+        keeping = keeping.model_copy(update={"raw_move_to": _based(keeping.raw_move_to, base)})
     if lookup.file:
         lookup = lookup.model_copy(update={"file": _based(lookup.file, base)})
     return config.model_copy(
@@ -1586,5 +1636,6 @@ def load_config(
             "source": source,
             "schema_drift": drift.model_copy(update={"accepted": _based(drift.accepted, base)}),
             "cleaning": config.cleaning.model_copy(update={"lookup": lookup}),
+            "retention": keeping,
         }
     )

@@ -37,14 +37,19 @@ def build_definitions(config: PipelineConfig) -> Definitions:
 
     partitions = daily_partitions(config)
     job, weekly = jobs.build_job(), jobs.build_weekly_job()
+    keeping = [jobs.build_retention(config)] if config.retention.is_set else []
     duckdb = DuckDBResource(database=str(config.warehouse_path))
     lake = LakeIOManager(base_dir=str(config.lake_dir), user_id=config.source.types.user_id)
     return Definitions(
         assets=assets.build_assets(config),
         asset_checks=checks.completeness_checks(config, [*TABLES_WITH_DAYS, *published_names(config)], partitions),
-        jobs=[job, weekly],
+        jobs=[job, weekly, *(kept for kept, _ in keeping)],
         executor=in_process_executor,  # also of the job behind Materialize and backfills: docs/decisions/0003
-        schedules=[jobs.build_schedule(config, job), jobs.build_weekly_schedule(config, weekly)],
+        schedules=[
+            jobs.build_schedule(config, job),
+            jobs.build_weekly_schedule(config, weekly),
+            *(daily for _, daily in keeping),
+        ],
         sensors=[sensors.build_sensor(config, job), retries.build_failure_sensor(), alerts.build_sensor(config)],
         resources={
             "lake": lake,

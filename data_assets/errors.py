@@ -64,6 +64,18 @@ class SourceFileError(DataAssetsError):
         self.line = line
 
 
+class RawFolderMissingError(SourceFileError):
+    """The raw folder is not there at all, though files were read from it: is its disk mounted?"""
+
+
+class StorageFullError(DataAssetsError):
+    """There is too little room on the disk for what would be written; nothing was begun."""
+
+    def __init__(self, what: str, hint: str, *, folder: Path) -> None:
+        super().__init__(what, hint)
+        self.folder = folder
+
+
 def _look_of_header(present: Sequence[str]) -> str:
     """What a header of one column tells about the file."""
     if len(present) != 1:

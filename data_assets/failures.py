@@ -13,7 +13,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Literal, get_args
 
-from data_assets.errors import ConfigurationError, DataAssetsError, SourceFileError, UsageError
+from data_assets.errors import (
+    ConfigurationError,
+    DataAssetsError,
+    RawFolderMissingError,
+    SourceFileError,
+    StorageFullError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,6 +112,8 @@ def _family(base: type[DataAssetsError]) -> Iterator[type[DataAssetsError]]:
 def _kind_of_ours(kind: type[DataAssetsError]) -> Kind:
     if kind.retryable:
         return "transient"
+    if issubclass(kind, RawFolderMissingError | StorageFullError):
+        return "storage"
     return "configuration" if issubclass(kind, ConfigurationError | UsageError) else "data"
 
 

@@ -98,6 +98,20 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
             self._engines.pop(next(iter(self._engines))).dispose()
         return engine
 
+    def step_log_size(self, run_id: str) -> int:
+        """Bytes of the log of a run's steps; what it made of assets stands in the index."""
+        path = Path(self.path_for_shard(run_id))
+        return path.stat().st_size if path.exists() else 0
+
+    def drop_step_log(self, run_id: str) -> None:
+        """Take the log of a run's steps away; the UI goes on to know what the run made, and when."""
+        engine = self._engines.pop(run_id, None)
+        if engine is not None:
+            engine.dispose()
+        self._initialized_dbs.discard(run_id)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.path_for_shard(run_id)}{suffix}").unlink(missing_ok=True)
+
     def dispose(self) -> None:
         """Close every connection."""
         while self._engines:

@@ -22,15 +22,19 @@ from dagster import (
     DefaultScheduleStatus,
     RunRequest,
     RunsFilter,
+    ScheduleDefinition,
     ScheduleEvaluationContext,
     SkipReason,
     define_asset_job,
     in_process_executor,
+    job,
+    op,
     schedule,
 )
 from filelock import FileLock, Timeout
 
 from data_assets import landing, periods
+from data_assets.errors import visible
 from data_assets.partitions import contiguous_ranges, days_between
 from data_assets.retries import FAILURE, PARTITION, RANGE_END, RANGE_START, STARTED_BY
 from data_assets.runs import ALIVE
@@ -39,7 +43,7 @@ from data_assets.storage import DayLog, Lake
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dagster import DagsterInstance, ScheduleDefinition
+    from dagster import DagsterInstance, JobDefinition
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
     from data_assets.config import PipelineConfig
@@ -177,6 +181,36 @@ def build_weekly_schedule(config: PipelineConfig, job: UnresolvedAssetJobDefinit
             yield RunRequest(run_key=f"{now.date()}:{first}..{last}", tags=range_tags(first, last))
 
     return finished_weeks
+
+
+def build_retention(config: PipelineConfig) -> tuple[JobDefinition, ScheduleDefinition]:
+    """Takes away what is too old, once a day, an hour after ``schedule.hour:schedule.minute``."""
+    from data_assets import retention
+
+    @op(name="take_away", description="What `data-assets retention` shows: docs/retention.md.")
+    def take_away(context) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 - Dagster reads no quoted annotation
+        now = dt.datetime.now(dt.UTC)
+        found = retention.apply(config, now.astimezone(config.zone).date(), running_days(context.instance))
+        history = retention.apply_history(config, context.instance, now)
+        for plan in (found, history):
+            for thing in plan.goes:
+                context.log.info("gone: %s %s, %d bytes", thing.kind, visible(thing.name), thing.size)
+            for thing in plan.stays:
+                context.log.warning("stays: %s %s: %s", thing.kind, visible(thing.name), visible(thing.why))
+
+    @job(name="retention", executor_def=in_process_executor, description="Takes away what is older than configured.")
+    def retention_job() -> None:
+        take_away()
+
+    daily = ScheduleDefinition(
+        name="retention_daily",
+        job=retention_job,
+        cron_schedule=f"{config.schedule.minute} {(config.schedule.hour + 1) % 24} * * *",
+        execution_timezone=config.timezone,
+        default_status=DefaultScheduleStatus.RUNNING if config.retention.daily else DefaultScheduleStatus.STOPPED,
+        description="Once a day, what is older than `retention:` allows.",
+    )
+    return retention_job, daily
 
 
 @contextlib.contextmanager

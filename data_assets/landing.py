@@ -11,26 +11,28 @@ from __future__ import annotations
 import datetime as dt
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from data_assets import drift, ingest
 from data_assets.contracts import LANDED_FILES
-from data_assets.errors import ConfigurationError, SourceFileError, visible
-from data_assets.storage import scratch_folder
+from data_assets.errors import ConfigurationError, RawFolderMissingError, SourceFileError, visible
+from data_assets.storage import scratch_folder, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from data_assets.config import PipelineConfig
     from data_assets.storage import DayLog, Lake
 
+RETIRED = ".retired.json"  # beside the lake's tables: ledger rows of files that retention took away
 DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})([-_.]?)(\d{2})\2(\d{2})(?!\d)")
 
 
@@ -158,13 +160,22 @@ def refresh(
     """
     old = read_ledger(lake)
     listing = list_files(config, now_ns)
+    retired = retired_rows(lake).filter(~pl.col("path").is_in([f.path for f in listing.files]))
+    if not config.raw_dir.exists() and not old.filter(~pl.col("path").is_in(retired["path"].implode())).is_empty():
+        raise RawFolderMissingError(
+            f"The folder {visible(str(config.raw_dir))} is not there, though {old['path'].n_unique():,} files were "
+            "read from it.",
+            "Is its disk mounted? Nothing is done and every day keeps what it had. If all files are really gone, make "
+            "the folder again, empty.",
+            path="",
+        )
     deadline = time.monotonic() + budget_seconds
     mapping = _mapping(config)
     keep, todo = _compare(old, listing, mapping)
     known = (
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
     )
-    parts, read, left = [keep], [], []
+    parts, read, left = [keep, retired], [], []
     for file in todo:
         if file.path in listing.settling or time.monotonic() > deadline:
             left.append(file.path)
@@ -191,6 +202,41 @@ def refresh(
         ledger = judge(ledger, config)
         lake.write(LANDED_FILES, None, ledger.lazy(), {"drift": rules})
     return Refresh(ledger, listing, tuple(read), tuple(p for p in left if p not in listing.settling))
+
+
+def retired_rows(lake: Lake) -> pl.DataFrame:
+    """Ledger rows of the files that retention took away; they count as if the files were still there."""
+    found = read_retired(lake)
+    rows = [{name: row.get(name) for name in LANDED_FILES.names} for file in found.values() for row in file["rows"]]
+    dates = [pl.col(name).str.to_date("%Y-%m-%d") for name in ("home_day", "day")]
+    texts = {n: pl.String() if t == pl.Date else t for n, t in LANDED_FILES.schema.items()}
+    return pl.DataFrame(rows, schema=texts).with_columns(dates)
+
+
+def read_retired(lake: Lake) -> dict[str, dict[str, Any]]:
+    """The files that retention took away, by path: ``when`` (ISO day), ``where`` (a path or null), ``rows``."""
+    try:
+        found: dict[str, dict[str, Any]] = json.loads((lake.root / RETIRED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def retire(lake: Lake, rows: pl.DataFrame, when: dt.date, where: Path | None) -> None:
+    """Note, for good, that a file is about to be taken away. ``rows``: its rows of the ledger."""
+    found = read_retired(lake)
+    found[rows["path"][0]] = {
+        "when": when.isoformat(),
+        "where": None if where is None else str(where),
+        "rows": rows.with_columns(pl.col("home_day", "day").dt.to_string()).to_dicts(),
+    }
+    write_atomically(lake.root / RETIRED, json.dumps(found, sort_keys=True))
+
+
+def unretire(lake: Lake, paths: Collection[str]) -> None:
+    """Forget that these files were taken away: they are there again."""
+    found = {path: file for path, file in read_retired(lake).items() if path not in paths}
+    write_atomically(lake.root / RETIRED, json.dumps(found, sort_keys=True))
 
 
 def read_ledger(lake: Lake) -> pl.DataFrame:

@@ -54,6 +54,13 @@ def cut(ranges: Iterable[tuple[str, str]], longest: int) -> list[tuple[str, str]
     return [(days[n], days[: n + longest][-1]) for days in spans for n in range(0, len(days), longest)]
 
 
+def days_of(ranges: Iterable[tuple[str, str]]) -> list[str]:
+    """Every day of the ranges (first, last), as ISO text."""
+    return [
+        d for first, last in ranges for d in days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last))
+    ]
+
+
 def days_between(first: dt.date, last: dt.date) -> list[str]:
     """Every day from ``first`` to ``last``, both included, as ISO text."""
     return [(first + dt.timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]

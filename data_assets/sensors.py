@@ -25,10 +25,10 @@ from dagster import (
     sensor,
 )
 
-from data_assets import landing
-from data_assets.errors import visible
+from data_assets import disk, landing
+from data_assets.errors import RawFolderMissingError, StorageFullError, visible
 from data_assets.jobs import BUDGET_SECONDS, end_dead_runs, range_tags, running_days
-from data_assets.partitions import contiguous_ranges
+from data_assets.partitions import contiguous_ranges, days_of
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
@@ -80,12 +80,21 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
     def raw_files(context: SensorEvaluationContext) -> SensorResult:
         end_dead_runs(context.instance, config.data_dir)
         lake = Lake(config.lake_dir)
-        looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
+        try:
+            looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)
+        except RawFolderMissingError as problem:
+            return SensorResult(skip_reason=SkipReason(str(problem)), cursor=context.cursor)
         for path, reason in looked.listing.ignored.items():
             context.log.warning("%s is left alone: %s", visible(path), reason)
         today = dt.datetime.now(config.zone).date()
         stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
         tick = decide(stale, context.cursor, running_days(context.instance) if stale else set(), config.runs.max_days)
+        if tick.ranges:
+            days = days_of([(first, last) for first, last, _ in tick.ranges])
+            try:
+                disk.check_room(config, landing.files_of(looked.ledger, days)["path"].unique())
+            except StorageFullError as problem:  # they are asked for once there is room
+                return SensorResult(skip_reason=SkipReason(str(problem)), cursor=context.cursor)
         requests = [RunRequest(run_key=key, tags=range_tags(first, last)) for first, last, key in tick.ranges]
         waiting = f"{len(looked.listing.settling)} files still change, {len(looked.left)} wait for the next look"
         quiet = SkipReason(

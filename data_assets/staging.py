@@ -9,14 +9,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
-from data_assets.errors import ConfigurationError, ContractError, SourceFileError
-from data_assets.landing import files_of, fingerprints
+from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
+from data_assets.landing import files_of, fingerprints, read_retired
+from data_assets.storage import Lake
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -118,9 +119,13 @@ def stage(
     for day, error in refusals.iter_rows():
         refused.setdefault(day.isoformat(), error)
     folders: dict[str, Path] = {}
+    retired = read_retired(Lake(config.lake_dir))
     for number, ((path,), group) in enumerate(rows.group_by("path", maintain_order=True)):
         wanted = [d for d in group["day"] if d.isoformat() not in refused]
         if not wanted:
+            continue
+        if str(path) in retired and not (config.raw_dir / str(path)).exists():
+            refused.update({d.isoformat(): _retired(str(path), retired[str(path)]) for d in wanted})
             continue
         progress.step("raw_events", str(path))
         folder = folders[str(path)] = scratch / f"{number:06d}"
@@ -139,6 +144,15 @@ def stage(
         if day not in refused
     }
     return staged, refused
+
+
+def _retired(path: str, found: Mapping[str, Any]) -> str:
+    """Why a day that holds a retired file is not made again."""
+    where = f"moved to {visible(found['where'])}" if found["where"] else "deleted"
+    return (
+        f"{visible(path)} was {where} by retention on {found['when']}, so the day cannot be made again.\n"
+        "  What to do: Nothing, if its tables are good as they are. Else put the file back and run the day."
+    )
 
 
 def _day(
