@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_assets import logs
+from data_assets import errors, logs
 from data_assets.alert_commands import after_run, alerts
 from data_assets.commands import (
     as_day,
@@ -38,6 +38,7 @@ from data_assets.commands import (
 )
 from data_assets.config import load_config
 from data_assets.errors import ConfigurationError, DataAssetsError, UsageError, nearest, visible
+from data_assets.failures import as_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,6 +88,12 @@ class _Group(click.Group):
             ctx.exit(2)
         except DataAssetsError as problem:
             click.echo(f"error: {problem}", err=True)
+            ctx.exit(1)
+        except Exception as problem:  # the edge: a disk that is full or gone shows up anywhere, in any library's words
+            said = as_disk_error(problem)
+            if said is None:
+                raise
+            click.echo(f"error: {said}", err=True)
             ctx.exit(1)
 
 
@@ -285,8 +292,20 @@ def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessRe
             reasons.setdefault(day, f"{table}: {reason}")
     if reasons:
         return dict(sorted(reasons.items()))
-    errors = [event.step_failure_data.error_display_string for event in result.all_events if event.is_step_failure]
-    return dict.fromkeys(days, errors[0] if errors else "the run ended without saying why")
+    failed = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    if not failed:
+        return dict.fromkeys(days, "the run ended without saying why")
+    why = _own_words(failed[0].error) or failed[0].error_display_string
+    return {day: why if day == days[0] else f"as {days[0]}" for day in days}
+
+
+def _own_words(error: Any) -> str | None:  # noqa: ANN401 - Dagster does not export the class
+    """What the project itself says of an error that a step ended with; None when nobody foresaw it."""
+    while error is not None:
+        if isinstance(getattr(errors, str(error.cls_name), None), type):
+            return str(error.message).partition(": ")[2].strip()
+        error = error.cause
+    return None
 
 
 def _add_totals(config: PipelineConfig, ranges: Sequence[tuple[str, str]], summary: Summary) -> None:

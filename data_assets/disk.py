@@ -54,7 +54,7 @@ def check_room(config: PipelineConfig, paths: Iterable[str] = ()) -> None:
         f"The disk of {visible(str(folder))} is nearly full: {what}.",
         "Nothing was begun and every day keeps what it had. Make room (`data-assets retention` shows what may go) or "
         "lower disk.min_free; then run again. The sensor goes on by itself.",
-        folder=Path(folder),
+        path=folder,
     )
 
 

@@ -68,12 +68,16 @@ class RawFolderMissingError(SourceFileError):
     """The raw folder is not there at all, though files were read from it: is its disk mounted?"""
 
 
-class StorageFullError(DataAssetsError):
-    """There is too little room on the disk for what would be written; nothing was begun."""
+class DiskError(DataAssetsError):
+    """The disk is full, read-only, gone or forbidden; what was stored before is as it was."""
 
-    def __init__(self, what: str, hint: str, *, folder: Path) -> None:
+    def __init__(self, what: str, hint: str, *, path: Path | None = None) -> None:
         super().__init__(what, hint)
-        self.folder = folder
+        self.path = path
+
+
+class StorageFullError(DiskError):
+    """There is too little room on the disk for what would be written; nothing was begun."""
 
 
 def _look_of_header(present: Sequence[str]) -> str:

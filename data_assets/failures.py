@@ -11,15 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from data_assets.errors import (
     ConfigurationError,
     DataAssetsError,
+    DiskError,
     RawFolderMissingError,
     SourceFileError,
-    StorageFullError,
     UsageError,
+    visible,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +56,22 @@ _LASTING = tuple(
     )
     if (number := getattr(errno, name, None)) is not None
 )  # fmt: skip
+_HINTS = {
+    errno.ENOSPC: "Make room on the disk (`data-assets retention` shows what may go).",
+    errno.EDQUOT: "The user's share of the disk is used up: make room, or have it raised.",
+    errno.EROFS: "Mount the disk for writing; a disk that turned read-only by itself may be broken.",
+    errno.EACCES: "Let the user who runs this read and write there.",
+    errno.EPERM: "Let the user who runs this read and write there.",
+    errno.ENOENT: "Is the disk mounted, and the folder where data_dir says?",
+}
+_SAID = (
+    ("no space left on device", errno.ENOSPC),
+    ("database or disk is full", errno.ENOSPC),
+    ("disk i/o error", errno.ENOSPC),  # what SQLite says of a full disk in the middle of its journal
+    ("read-only file system", errno.EROFS),
+    ("readonly database", errno.EROFS),
+    ("permission denied", errno.EACCES),
+)
 _OS_ERROR = re.compile(r"\(os error (\d{1,4})\)")  # how Rust, and so Polars, ends what the system said
 _DAMAGED = ("not a valid", "corrupt", "checksum")
 _NAMED: dict[str, Kind] = {
@@ -80,6 +98,29 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, SourceFileError) and len(chain) > 1 and isinstance(chain[1], OSError):
         return _own_kind(chain[1]) or found
     return found
+
+
+def as_disk_error(error: BaseException) -> DiskError | None:
+    """What the system said of a disk that is full, read-only, gone or forbidden, in words; None for anything else."""
+    if isinstance(error, DataAssetsError) or kind_of(error) not in ("storage", "transient"):
+        return None
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        said = str(cause)
+        if number is None and (found := _OS_ERROR.search(said)):
+            number = int(found[1])
+        if number is None:  # DuckDB and SQLite say it in words alone
+            number = next((n for words, n in _SAID if words in said.lower()), None)
+        if number not in _HINTS:
+            continue
+        name = cause.filename if isinstance(cause, OSError) else None
+        where = visible(str(name)) if name else "the disk"
+        return DiskError(
+            f"{where}: {os.strerror(number)}.",
+            f"{_HINTS[number]} What was stored before is as it was; then run again.",
+            path=Path(name) if isinstance(name, str) else None,
+        )
+    return None
 
 
 def kind_of_recorded(classes: Iterable[str]) -> Kind:
@@ -112,7 +153,7 @@ def _family(base: type[DataAssetsError]) -> Iterator[type[DataAssetsError]]:
 def _kind_of_ours(kind: type[DataAssetsError]) -> Kind:
     if kind.retryable:
         return "transient"
-    if issubclass(kind, RawFolderMissingError | StorageFullError):
+    if issubclass(kind, DiskError | RawFolderMissingError):
         return "storage"
     return "configuration" if issubclass(kind, ConfigurationError | UsageError) else "data"
 

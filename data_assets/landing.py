@@ -163,8 +163,8 @@ def refresh(
     retired = retired_rows(lake).filter(~pl.col("path").is_in([f.path for f in listing.files]))
     if not config.raw_dir.exists() and not old.filter(~pl.col("path").is_in(retired["path"].implode())).is_empty():
         raise RawFolderMissingError(
-            f"The folder {visible(str(config.raw_dir))} is not there, though {old['path'].n_unique():,} files were "
-            "read from it.",
+            f"The folder {visible(str(config.raw_dir))} is not there; files read from it so far: "
+            f"{old['path'].n_unique():,}.",
             "Is its disk mounted? Nothing is done and every day keeps what it had. If all files are really gone, make "
             "the folder again, empty.",
             path="",

@@ -34,7 +34,7 @@ from dagster import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_assets.errors import StorageBusyError
-from data_assets.failures import Kind, kind_of, kind_of_recorded
+from data_assets.failures import Kind, as_disk_error, kind_of, kind_of_recorded
 
 # Up to 2, 6, 14, 30 and 62 seconds, each at random from 0 on: two minutes at most, about one on average.
 # A lock is tried again once: it has been waited for already, for minutes.
@@ -71,6 +71,9 @@ def edge(context: Context) -> Iterator[None]:
             # The history may lie on the disk that is full: then the failure itself is what must be told.
             with contextlib.suppress(SQLAlchemyError, OSError):
                 instance.add_run_tags(run.run_id, {FAILURE: kind})
+        said = as_disk_error(problem) if kind == "storage" else None
+        if said is not None:
+            raise said from problem
         raise
 
 

@@ -18,6 +18,7 @@ from data_assets import jobs, landing, sensors
 from data_assets.config import PipelineConfig, SourceConfig
 from data_assets.contracts import LANDED_FILES
 from data_assets.definitions import build_definitions
+from data_assets.jobs import running_days
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def test_the_sensor_sees_days_of_runs_in_progress(config: PipelineConfig) -> Non
         # Materialize in the UI: another job, one day.
         instance.create_run_for_job(job, tags={"dagster/partition": "2024-03-09"}, status=DagsterRunStatus.STARTING)
         instance.create_run_for_job(job, tags={"dagster/partition": "2024-03-10"}, status=DagsterRunStatus.SUCCESS)
-        found = sensors._running_days(instance)
+        found = running_days(instance)
     assert found == {"2024-03-01", "2024-03-02", "2024-03-03", "2024-03-09"}
 
 
