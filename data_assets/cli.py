@@ -89,12 +89,18 @@ class _Group(click.Group):
         except DataAssetsError as problem:
             click.echo(f"error: {problem}", err=True)
             ctx.exit(1)
-        except Exception as problem:  # the edge: a disk that is full or gone shows up anywhere, in any library's words
+        except _system_errors() as problem:
             said = as_disk_error(problem)
             if said is None:
                 raise
             click.echo(f"error: {said}", err=True)
             ctx.exit(1)
+
+
+def _system_errors() -> tuple[type[Exception], ...]:
+    """What libraries raise of a disk that is full or gone, those that are loaded: others raised nothing."""
+    known = (("polars.exceptions", "PolarsError"), ("duckdb", "Error"), ("sqlalchemy.exc", "SQLAlchemyError"))
+    return OSError, *(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
