@@ -264,7 +264,7 @@ def every_file_usable(ledger: pl.DataFrame) -> Finding:
     """Can every file of the ledger be used? Names those that cannot, with the reason (which is escaped already)."""
     broken = ledger.filter(pl.col("error").is_not_null()).unique("path").sort("path")
     if broken.is_empty():
-        return Finding("every_file_usable", passed=True, observed=f"{ledger['path'].n_unique():,} files")
+        return Finding("every_file_usable", passed=True, observed=f"files: {ledger['path'].n_unique():,}")
     reasons = {visible(path): error for path, error in broken.head(SHOWN).select("path", "error").iter_rows()}
     named = "; ".join(error if path in error else f"{path}: {error}" for path, error in reasons.items())
     return Finding(

@@ -31,6 +31,7 @@ from dagster import (
     SensorDefinition,
     run_failure_sensor,
 )
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_assets.errors import StorageBusyError
@@ -67,10 +68,11 @@ def edge(context: Context) -> Iterator[None]:
         most = min(1 if isinstance(problem, StorageBusyError) else POLICY.max_retries, POLICY.max_retries)
         if kind == "transient" and attempt < most:
             raise RetryRequested(most, POLICY.calculate_delay(attempt + 1)) from problem
-        if kind != "killed":  # a run that was cancelled says so itself
-            # The history may lie on the disk that is full: then the failure itself is what must be told.
-            with contextlib.suppress(SQLAlchemyError, OSError):
-                instance.add_run_tags(run.run_id, {FAILURE: kind})
+        # Interrupted is not cancelled, which says so itself: a code server that stops is to have its runs made again.
+        tags = {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"} if kind == "killed" else {FAILURE: kind}
+        # The history may lie on the disk that is full: then the failure itself is what must be told.
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            instance.add_run_tags(run.run_id, tags)
         said = as_disk_error(problem) if kind == "storage" else None
         if said is not None:
             raise said from problem

@@ -430,7 +430,7 @@ def test_a_server_that_is_away_costs_the_day_only_its_publishing_and_the_next_ru
     project.config = project.config.model_copy(update={"postgres": few})
     there = publish.connection_text()
     monkeypatch.setattr("data_assets.retries.POLICY", RetryPolicy(max_retries=0))
-    monkeypatch.setattr("data_assets.cli._instance", lambda: contextlib.nullcontext(project.instance))
+    monkeypatch.setattr("data_assets.cli.opened_instance", lambda: contextlib.nullcontext(project.instance))
     with monkeypatch.context() as away:
         away.setenv(publish.DSN_VARIABLE, "postgresql://me:hunter2@127.0.0.1:1/db")
         failed = _make(project.config, lambda _: [(day, day) for day in days], as_json=True)

@@ -1,0 +1,90 @@
+"""What a day will need, what there is, and the way that follows.
+
+Here: ``data_assets/memory.py``. Not here: that all ways give the same bytes (``test_metrics.py``).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from data_assets.config import MemoryConfig
+from data_assets.memory import EAGER_ROWS, available, decide, needed
+
+MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
+NO_MARGIN = MemoryConfig(margin=0)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A machine's /proc and /sys, with a process that holds 100 MiB."""
+
+    def make(**limits):
+        files = {"proc/meminfo": MEMINFO, "proc/self/status": "Name:\tpython\nVmRSS:\t  102400 kB\n"}
+        for name, text in (files | limits).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return make
+
+
+def test_a_row_needs_its_columns_and_what_sorting_them_takes():
+    assert needed(1_000_000) == 1_000_000 * 32 * 3.8
+    assert needed(1_000_000, text_length=8) == 1_000_000 * 40 * 3.8
+    assert needed(1_000_000, text_length=36) == 1_000_000 * 76 * 3.8
+    assert needed(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("needs", "rows", "mode"),
+    [
+        (650, 1_000, "eager"),
+        (651, 1_000, "lazy"),
+        (2_000, 1_000, "lazy"),
+        (2_001, 1_000, "streaming"),
+        (1, EAGER_ROWS, "eager"),
+        (1, EAGER_ROWS + 1, "lazy"),  # parts that fit the cache are faster, however much memory there is
+        (0, 0, "eager"),
+    ],
+)
+def test_the_way_follows_from_the_share(needs, rows, mode):
+    decision = decide(rows, needs, 1_000, MemoryConfig())
+    assert decision.mode == mode
+    assert decision.words.startswith(f"{mode}: ")
+
+
+def test_the_shares_are_settings():
+    config = MemoryConfig(eager_ratio=0.1, lazy_ratio=0.2)
+    assert [decide(1, needs, 1_000, config).mode for needs in (100, 200, 201)] == ["eager", "lazy", "streaming"]
+
+
+def test_nothing_available_is_no_division_by_zero():
+    assert decide(10, 1, 0, MemoryConfig()).mode == "lazy"
+    assert decide(10, 100, 0, MemoryConfig()).mode == "streaming"
+
+
+def test_what_is_there_is_the_smallest_of_all_limits(machine):
+    assert available(NO_MARGIN, machine()) == 8_000_000 << 10
+    assert available(MemoryConfig(margin=0.3), machine()) == int((8_000_000 << 10) * 0.7)
+    assert available(MemoryConfig(limit="1GiB", margin=0), machine()) == (1 << 30) - (100 << 20)
+    one = machine(**{"sys/fs/cgroup/memory.max": f"{512 << 20}\n"})
+    assert available(NO_MARGIN, one) == 412 << 20
+    assert available(MemoryConfig(limit="50MB", margin=0), one) == 0
+
+
+def test_a_container_without_a_limit_says_max(machine):
+    assert available(NO_MARGIN, machine(**{"sys/fs/cgroup/memory.max": "max\n"})) == 8_000_000 << 10
+
+
+def test_the_older_kind_of_container(machine):
+    root = machine(**{"sys/fs/cgroup/memory/memory.limit_in_bytes": f"{1 << 30}\n"})
+    assert available(NO_MARGIN, root) == (1 << 30) - (100 << 20)
+
+
+def test_a_system_that_does_not_tell_has_all_its_memory(tmp_path):
+    assert available(NO_MARGIN, tmp_path) > 1 << 28
+
+
+def test_this_machine_has_some():
+    assert 0 < available(MemoryConfig()) < 1 << 50
