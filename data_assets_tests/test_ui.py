@@ -120,11 +120,12 @@ def test_the_reason_of_a_failed_check_is_read(page, site):
     page.get_by_text("50.00% of 60 rows (limit 2.00%)").first.wait_for()
 
 
+@pytest.mark.slow  # the daemon looks at backfills every 30 seconds
 def test_a_backfill_is_started_and_ends_well(page, site):
     materialize(page, site, f"[{GOOD[1]}...{GOOD[3]}]")
     run = latest_run(site, GOOD[1])
     assert run["status"] == "SUCCESS", site.said()[-4000:]
     page.go("/runs?view=backfills")
-    page.get_by_text("Completed", exact=False).first.wait_for()
+    page.get_by_text("Success", exact=True).first.wait_for()
     page.go("/assets/daily_report?view=partitions")
     page.get_by_text(GOOD[3]).first.wait_for()
