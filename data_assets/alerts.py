@@ -43,8 +43,7 @@ from data_assets.errors import DataAssetsError, UsageError, visible
 from data_assets.incidents import SEVERITIES, Cause, Incident, Message
 from data_assets.jobs import UNFINISHED, WEEKS
 from data_assets.partitions import days_between
-from data_assets.retries import PARTITION, RANGE_END, RANGE_START
-from data_assets.runs import ALIVE
+from data_assets.retries import FAILURE, PARTITION, RANGE_END, RANGE_START
 from data_assets.storage import Lake, write_atomically
 
 INTERVAL_SECONDS = 30
@@ -402,7 +401,7 @@ def runs_of(instance: DagsterInstance, now: dt.datetime) -> Runs:
                 () if run.job_name == WEEKS else days_of(run.tags),
                 record.start_time or ended,
                 ended,
-                was_killed=reason in _KILLED or (ALIVE in run.tags and reason is None),
+                was_killed=run.tags.get(FAILURE) == "killed" or reason in _KILLED,
                 is_settled=not waits,
             )
         )

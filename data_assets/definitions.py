@@ -50,7 +50,12 @@ def build_definitions(config: PipelineConfig) -> Definitions:
             jobs.build_weekly_schedule(config, weekly),
             *(daily for _, daily in keeping),
         ],
-        sensors=[sensors.build_sensor(config, job), retries.build_failure_sensor(), alerts.build_sensor(config)],
+        sensors=[
+            sensors.build_sensor(config, job),
+            jobs.build_dead_runs_sensor(config),
+            retries.build_failure_sensor(),
+            alerts.build_sensor(config),
+        ],
         resources={
             "lake": lake,
             "warehouse": WarehouseIOManager(duckdb=duckdb, lake=lake, trend_days=config.trend_days),

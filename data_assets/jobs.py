@@ -14,40 +14,44 @@ import getpass
 import time
 import uuid
 from collections.abc import Iterator  # Dagster looks at a schedule's annotations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster import (
     AssetSelection,
     DagsterRunStatus,
     DefaultScheduleStatus,
+    DefaultSensorStatus,
     RunRequest,
     RunsFilter,
     ScheduleDefinition,
     ScheduleEvaluationContext,
+    SensorEvaluationContext,
     SkipReason,
     define_asset_job,
     in_process_executor,
     job,
     op,
     schedule,
+    sensor,
 )
 from filelock import FileLock, Timeout
 
 from data_assets import landing, periods
 from data_assets.errors import visible
 from data_assets.partitions import contiguous_ranges, days_between
-from data_assets.retries import FAILURE, PARTITION, RANGE_END, RANGE_START, STARTED_BY
+from data_assets.retries import FAILURE, PARTITION, PROCESS, RANGE_END, RANGE_START, STARTED_BY, days_of, lock_of
 from data_assets.runs import ALIVE
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dagster import DagsterInstance, JobDefinition
+    from dagster import DagsterInstance, DagsterRun, JobDefinition, SensorDefinition
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+    from filelock import BaseFileLock
 
     from data_assets.config import PipelineConfig
 
+BEGINS_WITHIN_SECONDS = 300
 BUDGET_SECONDS = 40.0  # a tick is cut off by Dagster after 60 s; files not reached wait for the next one
 ALL_DAYS = "all_days"
 WEEKS, WEEKLY = "weeks", "weekly_report"
@@ -118,7 +122,6 @@ def _due_days_schedule(
         description="Makes the days whose files are new or changed since they were made, at the configured times.",
     )
     def due_days(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
-        end_dead_runs(context.instance, config.data_dir)
         due = set(due_now(config)) - running_days(context.instance)
         if not due:
             yield SkipReason("Every day is made from the files that lie there, or a run is making it.")
@@ -229,23 +232,59 @@ def alive(data_dir: Path) -> Iterator[dict[str, str]]:
 
 
 def end_dead_runs(instance: DagsterInstance, data_dir: Path) -> list[str]:
-    """Mark runs of killed command lines as failed, so that they neither keep the pool nor hide their days.
+    """Mark runs whose process is gone as failed, so that they neither keep the pool nor hide their days.
+
+    Dagster sees the end of a run's process as long as the code server that started it lives; after a restart of that,
+    or of the machine, it would show the run as started for ever. The daemon makes such runs again.
 
     Returns:
         The runs' ids.
     """
     ended = []
-    for run in instance.get_runs(RunsFilter(statuses=UNFINISHED)):
-        name = run.tags.get(ALIVE)
-        if name is None:
+    for record in instance.get_run_records(RunsFilter(statuses=UNFINISHED)):
+        run = record.dagster_run
+        lock = _lock_of_living(instance, data_dir, run)
+        if lock is None:
+            waits = run.tags.get(PROCESS) != run.run_id and days_of(run)  # other jobs hold no lock
+            if waits and time.time() - (record.start_time or time.time()) > BEGINS_WITHIN_SECONDS:
+                _end(instance, run, "It was started, but no step of it ever began: its process is gone.")
+                ended.append(run.run_id)
             continue
-        lock = data_dir / ".alive" / name
         try:
-            with FileLock(lock, timeout=0):
-                instance.report_run_failed(run, "The command line that ran it was killed. Run its days again.")
-                instance.add_run_tags(run.run_id, {FAILURE: "killed"})
+            with lock:
+                _end(instance, run, "Its process is gone: killed, or ended by a restart.")
                 ended.append(run.run_id)
         except Timeout:
             continue
-        lock.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
     return ended
+
+
+def _lock_of_living(instance: DagsterInstance, data_dir: Path, run: DagsterRun) -> BaseFileLock | None:
+    """The lock that the run's process holds if it lives; None when there is none, or only that of the run before it."""
+    if run.tags.get(PROCESS) == run.run_id:
+        lock = lock_of(instance, run.run_id)
+        return lock if Path(lock.lock_file).exists() else None  # else it runs on another machine
+    name = run.tags.get(ALIVE)
+    return FileLock(data_dir / ".alive" / name, timeout=0) if name and not run.parent_run_id else None
+
+
+def _end(instance: DagsterInstance, run: DagsterRun, why: str) -> None:
+    instance.add_run_tags(run.run_id, {FAILURE: "killed"})
+    instance.report_run_failed(run, why)
+
+
+def build_dead_runs_sensor(config: PipelineConfig) -> SensorDefinition:
+    """Ends runs whose process is gone, whether or not the sensor for files is switched on."""
+
+    @sensor(
+        name="dead_runs",
+        minimum_interval_seconds=30,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Ends runs whose process is gone, as after a restart of the machine; the daemon makes them again.",
+    )
+    def dead_runs(context: SensorEvaluationContext) -> SkipReason:
+        ended = end_dead_runs(context.instance, config.data_dir)
+        return SkipReason(f"Ended: {', '.join(ended)}" if ended else "Every run that is under way has its process.")
+
+    return dead_runs

@@ -12,6 +12,7 @@ import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster import (
@@ -31,7 +32,7 @@ from dagster import (
     SensorDefinition,
     run_failure_sensor,
 )
-from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
+from filelock import FileLock
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_assets.errors import StorageBusyError
@@ -47,7 +48,9 @@ DAYS = "data_assets/days"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
-_begun: set[str] = set()
+PROCESS = "data_assets/process"
+"""The tag of a run that a process works on: the run's own id, and the name of the lock that the process holds."""
+_held: dict[str, FileLock] = {}
 
 Context = AssetExecutionContext | AssetCheckExecutionContext | InputContext | OutputContext
 
@@ -60,19 +63,18 @@ def edge(context: Context) -> Iterator[None]:
         yield
         return
     instance, run, attempt = found
-    _begin(instance, run)
     try:
+        _begin(instance, run)
         yield
     except BaseException as problem:
         kind = kind_of(problem)
         most = min(1 if isinstance(problem, StorageBusyError) else POLICY.max_retries, POLICY.max_retries)
         if kind == "transient" and attempt < most:
             raise RetryRequested(most, POLICY.calculate_delay(attempt + 1)) from problem
-        # Interrupted is not cancelled, which says so itself: a code server that stops is to have its runs made again.
-        tags = {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"} if kind == "killed" else {FAILURE: kind}
-        # The history may lie on the disk that is full: then the failure itself is what must be told.
-        with contextlib.suppress(SQLAlchemyError, OSError):
-            instance.add_run_tags(run.run_id, tags)
+        if kind != "killed":  # a run that was cancelled says so itself
+            # The history may lie on the disk that is full: then the failure itself is what must be told.
+            with contextlib.suppress(SQLAlchemyError, OSError):
+                instance.add_run_tags(run.run_id, {FAILURE: kind})
         said = as_disk_error(problem) if kind == "storage" else None
         if said is not None:
             raise said from problem
@@ -121,18 +123,30 @@ def guarded_method(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _begin(instance: DagsterInstance, run: DagsterRun) -> None:
-    """At a run's first step: say who started it and over how many days, and that it has not failed.
+    """At a run's first step: hold its lock, and say who started it and over how many days, and that it has not failed.
 
-    A run that is made in place of a failed one inherits its tags.
+    The system lets go of the lock when the process dies, however that happens (``jobs.end_dead_runs``). A run that is
+    made in place of a failed one inherits its tags.
     """
-    if run.run_id in _begun:
+    if run.run_id in _held:
         return
-    _begun.add(run.run_id)
+    while _held:  # this process has come to its next run
+        _held.popitem()[1].release()
+    lock = lock_of(instance, run.run_id)
+    lock.acquire()
+    _held[run.run_id] = lock
     days = days_of(run)
-    tags = {STARTED_BY: started_by(run.tags)} | ({DAYS: str(days)} if days else {})
+    tags = {PROCESS: run.run_id, STARTED_BY: started_by(run.tags)} | ({DAYS: str(days)} if days else {})
     tags |= {FAILURE: NO_FAILURE} if FAILURE in run.tags else {}
     if new := {name: value for name, value in tags.items() if run.tags.get(name) != value}:
         instance.add_run_tags(run.run_id, new)
+
+
+def lock_of(instance: DagsterInstance, run_id: str) -> FileLock:
+    """The lock that the process of a run holds; it lies with the history, which tells of the run."""
+    folder = Path(instance.storage_directory()) / "alive"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / run_id, timeout=0, thread_local=False)
 
 
 def started_by(tags: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from dagster import (
 
 from data_assets import disk, landing
 from data_assets.errors import RawFolderMissingError, StorageFullError, visible
-from data_assets.jobs import BUDGET_SECONDS, end_dead_runs, range_tags, running_days
+from data_assets.jobs import BUDGET_SECONDS, range_tags, running_days
 from data_assets.partitions import contiguous_ranges, days_of
 from data_assets.storage import DayLog, Lake
 
@@ -78,7 +78,6 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
         description="New, changed, removed and late files in the raw directory re-run exactly the days they touch.",
     )
     def raw_files(context: SensorEvaluationContext) -> SensorResult:
-        end_dead_runs(context.instance, config.data_dir)
         lake = Lake(config.lake_dir)
         try:
             looked = landing.refresh(config, lake, now_ns=time.time_ns(), budget_seconds=BUDGET_SECONDS)

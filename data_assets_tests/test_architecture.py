@@ -14,7 +14,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "failures", "progress", "history", "launcher", "engine", "config", "disk", "memory", "contracts", "logs",
+    "errors", "failures", "progress", "history", "engine", "config", "disk", "memory", "contracts", "logs",
     "runs", "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates",
     "quantities", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "exposition",
     "quarantine", "demo", "publish", "query", "incidents", "causes", "messages", "retries", "io_managers", "checks",

@@ -286,9 +286,9 @@ def test_the_sensor_sees_days_of_runs_in_progress(config: PipelineConfig) -> Non
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from data_assets.jobs import alive
+from data_assets.jobs import ALIVE, alive
 with alive(Path(sys.argv[1])) as tag:
-    print(*tag.values(), flush=True)
+    print(tag[ALIVE], flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from dagster import (
     AssetKey,
+    DagsterEvent,
     DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
@@ -322,6 +323,65 @@ def test_a_run_that_failed_by_itself_keeps_its_kind(project, quick, monkeypatch)
     monkeypatch.setattr(assets.metrics, "outliers", failing(9, ZeroDivisionError())(assets.metrics.outliers))
     run = project.instance.get_run_by_id(project.run(DAY).run_id)
     assert evaluate_failure_sensor(project, run) == "bug"
+
+
+def test_the_process_of_a_run_holds_its_lock_until_it_comes_to_the_next(project, quick, monkeypatch):
+    seen = []
+
+    def look(*args):
+        [run] = project.instance.get_runs(jobs.RunsFilter(statuses=jobs.UNFINISHED))
+        assert run.tags[retries.PROCESS] == run.run_id
+        assert jobs.end_dead_runs(project.instance, project.config.data_dir) == []
+        seen.append(run.run_id)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(assets.metrics, "event_distribution", look)
+    only = ["landed_files", "raw_events", "quarantined_events", "event_distribution"]
+    for _ in range(2):
+        project.run(DAY, only=only)
+    first, second = (retries.lock_of(project.instance, run_id) for run_id in seen)
+    with first:
+        pass
+    with pytest.raises(filelock.Timeout):
+        second.acquire()
+
+
+def test_a_run_is_ended_when_its_process_is_gone_and_only_then(project):
+    def run(parent=None, **tags):
+        made = project.instance.create_run_for_job(
+            _job(project),
+            tags=jobs.range_tags(DAY, DAY) | tags,
+            status=DagsterRunStatus.STARTED,
+            root_run_id=parent,
+            parent_run_id=parent,
+        )
+        return made.run_id
+
+    def mark(run_id):
+        project.instance.add_run_tags(run_id, {retries.PROCESS: run_id})
+        return retries.lock_of(project.instance, run_id)
+
+    gone, here, elsewhere = run(), run(), run()
+    Path(mark(gone).lock_file).touch()  # as the end of a process leaves it: the file, and nobody who holds it
+    mark(elsewhere)  # another machine has its lock
+    inherited = run(gone, **{retries.PROCESS: gone, jobs.ALIVE: "of the run before"})
+    with mark(here):
+        assert jobs.end_dead_runs(project.instance, project.config.data_dir) == [gone]
+    runs = {r.run_id: r for r in project.instance.get_runs()}
+    assert {r.run_id for r in runs.values() if r.status == DagsterRunStatus.STARTED} == {here, elsewhere, inherited}
+    assert runs[gone].tags[retries.FAILURE] == "killed"
+
+
+def test_a_run_that_never_came_to_its_first_step_is_ended_after_a_while(project, monkeypatch):
+    job = _job(project)
+    days = project.instance.create_run_for_job(job, tags=jobs.range_tags(DAY, DAY), status=DagsterRunStatus.STARTING)
+    other = project.instance.create_run_for_job(job, status=DagsterRunStatus.STARTING)
+    for run in (days, other):
+        started = DagsterEvent(DagsterEventType.RUN_START.value, job_name=run.job_name)
+        project.instance.report_dagster_event(started, run.run_id)
+    assert jobs.end_dead_runs(project.instance, project.config.data_dir) == []
+    monkeypatch.setattr(jobs, "BEGINS_WITHIN_SECONDS", -1)
+    assert jobs.end_dead_runs(project.instance, project.config.data_dir) == [days.run_id]
 
 
 def test_a_killed_command_line_is_named_and_the_next_does_only_the_rest(tmp_path):
