@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
 USER, START, END = "user_id", "session_start", "session_end"
-_KEY, _FOUND, _LEAST, _CODE = "__key", "__found", "__least", "__code"
+_KEY = "__key"
 
 
 def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> Iterator[pl.DataFrame]:
@@ -56,48 +56,57 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
 def filled(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with missing ends filled; all rows of a user must be there. Rows that had an end come first.
 
-    Those of users who miss one are looked up by one whole number a row, of the user's number and the start: sorting
-    one such column is several times faster than sorting three.
+    A user and a start make one whole number a row. Nothing is sorted but those of the rows that miss an end; each of
+    the other rows belongs to the last of them before it, and counts there if it is the first one.
     """
     is_open = pl.col(END).is_null()
     open_ = rows.filter(is_open)
     if open_.is_empty():
         return rows
     closed = rows.filter(~is_open)
-    users = open_.select(USER).unique().with_row_index(_CODE)
-    known = closed.select(USER, START, END).join(users, on=USER)
-    asked = open_.with_columns(_numbers_of(open_, users))
-    starts = pl.concat([known[START], asked[START]])
-    begun = starts.to_physical().to_frame("s")
-    first, last = begun.select(pl.col("s").min(), last=pl.col("s").max()).row(0)
-    span = last - first + 1
-    if users.height * span > INT64_MAX:  # not one day's times
-        ranks = starts.rank("dense").cast(pl.Int64)
-        known, asked = known.with_columns(s=ranks[: known.height]), asked.with_columns(s=ranks[known.height :])
-        span, first = rows.height + 1, 0
-    else:
-        known, asked = (f.with_columns(s=pl.col(START).to_physical()) for f in (known, asked))
-    key = (pl.col(_CODE).cast(pl.Int64) * span + (pl.col("s") - first)).alias(_KEY)
-    return _looked_up(closed, asked.with_columns(key), known.select(key.alias(_FOUND), END).sort(_FOUND), span)
-
-
-def _numbers_of(rows: pl.DataFrame, users: pl.DataFrame) -> pl.Series:
-    """The users' numbers, row by row."""
-    return rows.select(USER).join(users, on=USER, how="left", maintain_order="left")[_CODE]
-
-
-def _looked_up(closed: pl.DataFrame, asked: pl.DataFrame, known: pl.DataFrame, span: int) -> pl.DataFrame:
-    """``closed``, then ``asked`` with the ends that ``known``, sorted by its key, holds for them."""
-    key = pl.col(_FOUND)
-    twice = known.filter((key == key.shift(1)) | (key == key.shift(-1))).group_by(_FOUND).agg(pl.col(END).min())
-    answers = (
-        asked.select(_KEY)
-        .unique()
-        .sort(_KEY)
-        .join_asof(known, left_on=_KEY, right_on=_FOUND, strategy="forward", coalesce=False)
-        .filter(key // span == pl.col(_KEY) // span)
-        .join(twice.rename({END: _LEAST}), on=_FOUND, how="left")
-        .select(_KEY, pl.coalesce(_LEAST, END).alias(END))
+    known, asked, span = _keys(closed, open_)
+    keys = asked.unique().sort()
+    ends = closed.select(END, key=known).filter(pl.col("key") >= keys[0])
+    ends = ends.with_columns(place=keys.search_sorted(ends["key"], side="right") - 1)
+    first = ends.group_by("place").agg(first=pl.col("key").min())
+    earliest = (
+        ends.join(first, on="place")
+        .filter(pl.col("key") == pl.col("first"))
+        .group_by("place")
+        .agg(pl.col(END).min(), pl.col("first").first())
     )
-    answered = asked.drop(END).join(answers, on=_KEY, how="left").select(closed.columns)
-    return pl.concat([closed, answered])
+    user = pl.col(_KEY) // span
+    answers = (
+        keys.to_frame(_KEY)
+        .with_row_index("place")
+        .join(earliest, on="place", how="left", maintain_order="left")
+        .with_columns(pl.col(END, "first").backward_fill())
+        .select(_KEY, pl.when(pl.col("first") // span == user).then(END))
+    )
+    answered = open_.drop(END).with_columns(asked.alias(_KEY)).join(answers, on=_KEY, how="left")
+    return pl.concat([closed, answered.select(closed.columns)])
+
+
+def _keys(closed: pl.DataFrame, open_: pl.DataFrame) -> tuple[pl.Series, pl.Series, int]:
+    """For each row the user's number times ``span`` plus the start's, so that numbers of one user stand together.
+
+    A row without an end of a user who misses none has null.
+    """
+    begun = pl.concat([closed[START], open_[START]]).to_physical()
+    first, last = _bounds(begun)
+    span = last - first + 1
+    users = pl.concat([closed[USER], open_[USER]])
+    if users.dtype == pl.Int64 and (_bounds(users)[1] - _bounds(users)[0] + 1) * span <= INT64_MAX:
+        numbers = users - users.min()
+    else:  # only the users who miss an end are numbered
+        of_users = open_.select(USER).unique().with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
+        numbers = users.to_frame(USER).join(of_users, on=USER, how="left", maintain_order="left")["number"]
+        if of_users.height * span > INT64_MAX:  # not one day's times
+            begun, first, span = begun.rank("dense").cast(pl.Int64), 0, closed.height + open_.height + 1
+    both = numbers * span + (begun - first)
+    return both[: closed.height], both[closed.height :], span
+
+
+def _bounds(numbers: pl.Series) -> tuple[int, int]:
+    low, high = numbers.to_frame().select(low=pl.first().min(), high=pl.first().max()).row(0)
+    return int(low), int(high)

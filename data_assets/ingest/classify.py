@@ -60,20 +60,20 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
         _given(source, config, is_text=False).alias("session_start"), MALFORMED
     )
     formats, zone = config.source.timestamp_formats, config.timezone
-    if source.dtype == pl.String:  # most are read at first sight; what is left is looked at once a text
-        # One scan with a key of two columns: a second branch of the same scan would hold the whole file meanwhile.
-        first = values.quick_time(pl.col("session_start"), formats, zone, form).alias("first")
-        is_left = pl.col("first").is_null() & ~pl.col(MALFORMED)
-        keys = (
-            pl.when(~pl.col(MALFORMED)).then(pl.col("first").dt.date()).alias("day"),
-            pl.when(is_left).then("session_start").alias("text"),
+    if source.dtype == pl.String:  # most are read at first sight; only where some are left are those looked at
+        first, is_whole = values.quick_time(pl.col("session_start"), formats, zone, form), ~pl.col(MALFORMED)
+        of_days = given.group_by(day=pl.when(is_whole).then(first).dt.date()).agg(
+            rows=pl.len(), left=is_whole.sum().cast(pl.UInt32)
         )
-        [read] = _collected([given.with_columns(first).group_by(keys).agg(rows=pl.len())], relative)
-        is_text = pl.col("text").is_not_null()
-        texts = read.filter(is_text).select("rows", session_start="text").lazy()
-        second = values.time(texts, "session_start", source.dtype, formats, zone, form)
-        later = second.select(pl.col("session_start").dt.date().alias("day"), "rows").collect()
-        counted = pl.concat([read.filter(~is_text).select("day", "rows"), later])
+        [read] = _collected([of_days], relative)
+        is_left = pl.col("day").is_null()
+        counted = read.select("day", rows=pl.when(is_left).then(pl.col("rows") - pl.col("left")).otherwise("rows"))
+        if read.filter(is_left)["left"].sum():
+            left = given.filter(first.is_null() & is_whole).group_by("session_start").agg(rows=pl.len())
+            [texts] = _collected([left], relative)
+            second = values.time(texts.lazy(), "session_start", source.dtype, formats, zone, form)
+            later = second.select(day=pl.col("session_start").dt.date(), rows="rows").collect()
+            counted = pl.concat([counted, later])
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
         [counted] = _collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
@@ -113,7 +113,7 @@ def split_file(
     ``valid/day=…``, ``mended/day=…`` and ``quarantined/day=…``: mended rows are valid ones in a form that took a second
     look; ``source_line`` says where they belong among the others. In each the rows stand in file order; valid and
     mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written. ``is_all``: the
-    valid rows are all that the one day has, so those of the first look are written as the lake has them, with their
+    valid rows are all that the one day has, so those that are not mended are written as the lake has them, with their
     ``source_file``, in a file called WHOLE_DAY.
 
     Raises:
@@ -127,7 +127,7 @@ def split_file(
         return
     quick = _quick(records, relative, config)
     if quick is None:
-        _split(records, relative, home_day, days, config, valid, quarantined)
+        _split(records, relative, home_day, days, config, (valid, quarantined), is_all=is_all)
         return
     day = pl.col(_VALUE + "session_start").dt.date().alias("day")
     file = [pl.lit(relative).alias("source_file")] if is_all else []
@@ -151,7 +151,7 @@ def split_file(
     rows = int(left.select(pl.len()).collect().item())
     if rows:
         looked = replace(records, frame=left, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
-        _split(looked, relative, home_day, days, config, mended, quarantined)
+        _split(looked, relative, home_day, days, config, (mended, quarantined), is_all=False)
     rest.unlink()
 
 
@@ -161,13 +161,15 @@ def _split(
     home_day: dt.date,
     days: Collection[dt.date] | None,
     config: PipelineConfig,
-    valid_dir: Path,
-    quarantined_dir: Path,
+    targets: tuple[Path, Path],
+    *,
+    is_all: bool,
 ) -> None:
-    """Every rule on every record."""
+    """Every rule on every record. ``targets``: the folders for valid and for refused ones."""
     rules = _rules(records, relative, home_day, config)
     base = rules.base if days is None else rules.base.filter(pl.col("day").is_in(sorted(days)))
-    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, pl.col(LINE).alias("source_line"), "day")
+    file, line = rules.place
+    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *([file] if is_all else []), line, "day")
     refused = (
         base.filter(_REFUSED)
         .with_columns(
@@ -178,7 +180,8 @@ def _split(
         )
         .select(*QUARANTINED_EVENTS.names, "day")
     )
-    _collected([_sink(valid, valid_dir, days), _sink(refused, quarantined_dir, days)], relative)
+    valid_dir, quarantined_dir = targets
+    _collected([_sink(valid, valid_dir, days, is_all=is_all), _sink(refused, quarantined_dir, days)], relative)
 
 
 @dataclass(frozen=True)

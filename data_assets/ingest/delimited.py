@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 _LAST_ASCII = 0x7F
 _GRAMMAR_COLUMNS = 1_000  # the grammar of a record grows with its columns
 _APART = 1_000  # so many lines are read apart in any file
+_LOOKS = 1_024  # so many of them are remembered, a few hundred bytes each
 _APART_SHARE = 0.02  # beyond that, this share of its lines
 
 
@@ -340,7 +342,15 @@ def _fields(line: str, delimiter: str) -> tuple[str, ...] | None:
 
 
 def _look(path: Path, top: Top) -> Look:
-    return scan_bytes(path, top.delimiter, len(top.fields or ()) - 1, top.length)
+    """The look at a file; one that has not changed since this process looked is not looked at again."""
+    found = path.stat()
+    identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _looked(path, identity, top.delimiter, len(top.fields or ()) - 1, top.length)
+
+
+@functools.lru_cache(maxsize=_LOOKS)
+def _looked(path: Path, _identity: tuple[int, ...], delimiter: str, per_line: int, skip: int) -> Look:
+    return scan_bytes(path, delimiter, per_line, skip)
 
 
 def scan_bytes(path: Path, delimiter: str, per_line: int, skip: int = 0) -> Look:

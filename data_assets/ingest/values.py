@@ -75,7 +75,9 @@ def time(
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
     """Text as wall time of ``zone`` where it has the usual form or a configured one; null says nothing yet."""
-    return _bounded(pl.coalesce([_formatted(text, f, zone) for f in formats]) if formats else _common(text, form, zone))
+    if formats:
+        return _bounded(pl.coalesce([_formatted(text, f, zone) for f in formats]))
+    return _common(text, form, zone)
 
 
 def _bounded(value: pl.Expr) -> pl.Expr:
@@ -95,11 +97,12 @@ def _walled(utc: pl.Expr, zone: str) -> pl.Expr:
 
 
 def _common(text: pl.Expr, form: str, zone: str) -> pl.Expr:
-    """One of the usual forms. The engine rolls second 60 over and skips leading spaces: of those nothing is taken."""
+    """One of the usual forms, years 1 to 9999; not the second 60 and leading spaces, which the engine would read."""
     if form == _T_ZULU:
         known = (text > "0") & text.str.ends_with("Z") & ~text.str.contains(":60", literal=True)
-        return _walled(pl.when(known).then(_parsed(text, form)), zone)
-    known = (text.str.len_bytes() == _SECONDS) & (text > "0") & ~text.str.ends_with(":60")
+        return _bounded(_walled(pl.when(known).then(_parsed(text, form)), zone))
+    # To hold the time between bounds, as _bounded does, would have the engine parse it twice.
+    known = (text.str.len_bytes() == _SECONDS) & (text >= "0001") & ~text.str.ends_with(":60")
     return pl.when(known).then(_parsed(text, form))
 
 
