@@ -75,13 +75,13 @@ class Book:
     @classmethod
     def open(cls, config: PipelineConfig) -> "Book":
         """The book as it was left; a damaged one is put aside and begun anew, so that everything is told again."""
-        path = config.data_dir / "alerts" / "state.json"
+        path = config.data_dir / incidents.FOLDER / incidents.STATE
         try:
             return cls(path, *incidents.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return cls(path)
         except ValueError:
-            path.replace(path.with_name("state.json.damaged"))
+            path.replace(path.with_name(f"{incidents.STATE}.damaged"))
             return cls(path)
 
     def save(self) -> None:
@@ -127,16 +127,17 @@ def _alone(config: PipelineConfig, timeout: float) -> Iterator[None]:
         Timeout: somebody does.
         DataAssetsError: nothing can be written there.
     """
-    folder = config.data_dir / "alerts"
+    folder = config.data_dir / incidents.FOLDER
+    lock = folder / incidents.LOCK
     try:
         folder.mkdir(exist_ok=True)
-        (folder / ".lock").touch()
+        lock.touch()
     except OSError as problem:
         raise DataAssetsError(
             f"{visible(str(folder))} cannot be written: {visible(problem.strerror or str(problem))}.",
             "Let the user who runs this write there; what was told is kept in it.",
         ) from problem
-    with FileLock(folder / ".lock", timeout=timeout):
+    with FileLock(lock, timeout=timeout):
         yield
 
 

@@ -29,6 +29,7 @@ from dagster import (
     AssetSpec,
     BackfillPolicy,
     DailyPartitionsDefinition,
+    DataVersion,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
@@ -39,14 +40,6 @@ from dagster import (
     asset,
     map_asset_specs,
     multi_asset,
-)
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    BACKFILL_ID_TAG,
-    PARTITION_NAME_TAG,
-    SCHEDULE_NAME_TAG,
-    SENSOR_NAME_TAG,
 )
 
 from data_assets import (
@@ -62,7 +55,6 @@ from data_assets import (
     publish,
     report,
     retries,
-    runs,
     staging,
     telemetry,
 )
@@ -131,18 +123,13 @@ def _measured(config: PipelineConfig, name: str) -> Callable[[Callable[..., Any]
     return decorate
 
 
-STARTERS = {BACKFILL_ID_TAG: "backfill", SCHEDULE_NAME_TAG: "schedule", SENSOR_NAME_TAG: "sensor", runs.ALIVE: "cli"}
-"""Who starts runs, by the tag that such runs have; others come from the UI."""
-
-
 def _run_of(context: AssetExecutionContext) -> telemetry.Run:
     """The run, for its history; its days by its tags, because landed_files has no partitions of its own."""
     tags = context.run.tags
-    one = tags.get(PARTITION_NAME_TAG)
-    first, last = tags.get(ASSET_PARTITION_RANGE_START_TAG, one), tags.get(ASSET_PARTITION_RANGE_END_TAG, one)
+    one = tags.get(retries.PARTITION)
+    first, last = tags.get(retries.RANGE_START, one), tags.get(retries.RANGE_END, one)
     days = days_between(dt.date.fromisoformat(first), dt.date.fromisoformat(last)) if first and last else []
-    starter = next((name for tag, name in STARTERS.items() if tag in tags), "ui")
-    return telemetry.Run(context.run.run_id, starter, tuple(days))
+    return telemetry.Run(context.run.run_id, retries.started_by(tags), tuple(days))
 
 
 def _cause(findings: Sequence[Finding]) -> str:
@@ -328,6 +315,9 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
             checks.no_missing_days(landing.missing_days(looked.ledger, last=today)),
         )
         yield MaterializeResult(
+            # A day is due by the fingerprint of its own files. With a new version each time the UI would call every
+            # day unsynced after each run, and offer to make it again.
+            data_version=DataVersion("ledger"),
             metadata={
                 "files": looked.ledger["path"].n_unique(),
                 "days": looked.ledger["day"].n_unique(),
@@ -343,7 +333,7 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
                     check_name=f.name,
                     passed=f.passed,
                     severity=AssetCheckSeverity(f.severity),
-                    metadata={"observed": MetadataValue.text(f.observed)},
+                    metadata=checks.metadata_of(LANDED_FILES.name, f),
                 )
                 for f in judged
             ],
@@ -557,8 +547,8 @@ def _describe_ingest(
     valid, quarantined = tables_made
     rate = sums["quarantined"] / sums["rows_in"] if sums["rows_in"] else 0.0
     figures = {
-        **sums,
-        "quarantine_rate": rate,
+        **{name: figure for name, figure in sums.items() if name != "late_row_days"},  # only half of a mean
+        "quarantine_rate": round(rate, 6),
         "files": found.by_file.height,
         **found.cleaning.rows,
         "events_by_hour": MetadataValue.md(report.histogram_markdown(_by_hour(found.valid))),
@@ -760,7 +750,7 @@ REPORT_TABLES = (
 
 def _daily_report(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     options = {
-        "description": "For people: report.html with the verdict first, summary.json with its figures, and CSV files.",
+        "description": "The day's report for people: a page with the verdict first, its figures as JSON, CSV files.",
         "group_name": "report",
         "owners": OWNERS,
         "kinds": {"jinja", "html"},
@@ -915,7 +905,7 @@ OF_THE_WEEK = TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=T
 
 def _weekly_report(config: PipelineConfig) -> AssetsDefinition:
     options = {
-        "description": "For people: the trends, the weekday pattern and what changed in a week, Monday to Sunday.",
+        "description": "The week's report for people, Monday to Sunday: trends, the weekday pattern, what changed.",
         "group_name": "report",
         "owners": OWNERS,
         "kinds": {"jinja", "html"},

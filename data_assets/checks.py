@@ -35,6 +35,7 @@ from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
 from data_assets.errors import DataAssetsError, visible
 from data_assets.publish import Published
+from data_assets.report.text import plural
 from data_assets.storage import DayLog, Finding
 
 QUARANTINE_RATE = "quarantine_rate"
@@ -43,18 +44,43 @@ BATCH_ROWS = 393_216  # how many rows pandera sees at a time: bounds its memory
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one table: its name and what it promises."""
+    """A check of one table: its name, what it promises, and what to do when it fails."""
 
     table: str
     name: str
-    description: str
+    promise: str
+    todo: str = (
+        "This is a fault of the program, not of your files. The day keeps what it had; run it again, and if it fails "
+        "again, report it with the text below."
+    )
+
+    @property
+    def description(self) -> str:
+        """For the UI."""
+        return f"{self.promise} If it fails: {self.todo[0].lower()}{self.todo[1:]}"
 
 
 CHECKS: tuple[Check, ...] = (
     Check("raw_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
-    Check("raw_events", "conservation", "Per file, physical rows = valid + quarantined + duplicates: no row is lost."),
-    Check("raw_events", QUARANTINE_RATE, "The share of quarantined rows is at most quality.max_quarantine_rate."),
-    Check("raw_events", "schema_drift", "The files have the columns, types and event types of those before them."),
+    Check(
+        "raw_events",
+        "conservation",
+        "Per file, physical rows = valid + quarantined + duplicates: no row is lost.",
+        "The file may have changed while it was read. Run the day again; if it fails again, report it.",
+    ),
+    Check(
+        "raw_events",
+        QUARANTINE_RATE,
+        "The share of quarantined rows is at most quality.max_quarantine_rate.",
+        "See the rows and their reasons: data-assets quarantine show --day DAY. Then correct source.* in pipeline.yaml "
+        "or ask the sender; or accept them: quality.max_quarantine_rate.",
+    ),
+    Check(
+        "raw_events",
+        "schema_drift",
+        "The files have the columns, types and event types of those before them.",
+        "If the change is right, accept it: data-assets schema accept. If not, ask the sender for the file as it was.",
+    ),
     Check("quarantined_events", "contract", "Columns and types as declared; every reason is a known code."),
     Check("duplicate_events", "contract", "Columns, types, nulls and bounds are as contracts.py declares them."),
     Check("duplicate_events", "originals_kept", "Per file, as many rows as were dropped; each names a kept row."),
@@ -73,12 +99,36 @@ CHECKS: tuple[Check, ...] = (
 
 
 LEDGER_CHECKS: tuple[Check, ...] = (
-    Check("landed_files", "every_file_usable", "Every file in the raw directory can be read and fits the mapping."),
-    Check("landed_files", "no_missing_days", "Every day from the first to the last that rows landed for has rows."),
+    Check(
+        "landed_files",
+        "every_file_usable",
+        "Every file in the raw directory can be read and fits the mapping.",
+        "The days of the files below are not made, all others are. data-assets status says what to do for each file.",
+    ),
+    Check(
+        "landed_files",
+        "no_missing_days",
+        "Every day from the first to the last that rows landed for has rows.",
+        "Ask the sender for the files of these days. No other day waits for them.",
+    ),
 )
-PUBLISHED_CHECKS: tuple[tuple[str, str], ...] = (
-    ("row_count", "PostgreSQL has as many rows of the day as the table here."),
-    ("checksum", "Per column, the server's sums over the day are those of the rows here, asked before the commit."),
+NOT_PUBLISHED = (
+    "PostgreSQL has the day as it was. Run it again; if it fails again, look whether somebody else writes that table."
+)
+PUBLISHED_CHECKS: tuple[Check, ...] = (
+    Check("", "row_count", "PostgreSQL has as many rows of the day as the table here.", NOT_PUBLISHED),
+    Check(
+        "",
+        "checksum",
+        "Per column, the server's sums over the day are those of the rows here, asked before the commit.",
+        NOT_PUBLISHED,
+    ),
+)
+DONE = Check(
+    "",
+    "every_day_done",
+    "Every day that the run was asked for was computed; a refused one keeps what it had.",
+    "Each refused day has its reason below, and what to do. The other days of the run are done.",
 )
 SHOWN = 10  # how many files or days a finding names
 
@@ -100,14 +150,14 @@ def specs(table: str, partitions: DailyPartitionsDefinition) -> list[AssetCheckS
 def published_specs(key: AssetKey, partitions: DailyPartitionsDefinition) -> list[AssetCheckSpec]:
     """The checks of a table in PostgreSQL as Dagster declares them."""
     return [
-        AssetCheckSpec(name, asset=key, description=description, blocking=True, partitions_def=partitions)
-        for name, description in PUBLISHED_CHECKS
+        AssetCheckSpec(c.name, asset=key, description=c.description, blocking=True, partitions_def=partitions)
+        for c in PUBLISHED_CHECKS
     ]
 
 
 def output_names(tables: Collection[str]) -> list[str]:
     """What Dagster calls the outputs of these tables' checks; a step must give each of them, with no value."""
-    published = [f"{t.replace('/', '__')}_{name}" for t in tables if "/" in t for name, _ in PUBLISHED_CHECKS]
+    published = [f"{t.replace('/', '__')}_{c.name}" for t in tables if "/" in t for c in PUBLISHED_CHECKS]
     return [f"{c.table}_{c.name}" for c in CHECKS if c.table in tables] + published
 
 
@@ -132,11 +182,21 @@ def evaluations(
                 check_name=finding.name,
                 passed=finding.passed,
                 severity=AssetCheckSeverity(finding.severity),
-                metadata={"observed": MetadataValue.text(finding.observed)},
+                metadata=metadata_of(table, finding, day),
                 partition=day,
                 blocking=stop,
                 target_materialization_data=targets.get((table, day)),
             )
+
+
+def metadata_of(table: str, finding: Finding, day: str = "DAY") -> dict[str, MetadataValue]:
+    """A finding as the UI shows it: in words, what to do if it failed, and its figures, which the UI plots."""
+    said: dict[str, MetadataValue] = {"observed": MetadataValue.text(finding.observed)}
+    if not finding.passed:
+        every = {(c.table, c.name): c for c in (*CHECKS, *LEDGER_CHECKS, *PUBLISHED_CHECKS, DONE)}
+        check = every.get((table, finding.name)) or every["", finding.name]
+        said["what_to_do"] = MetadataValue.text(check.todo.replace("DAY", day))
+    return said | {name: MetadataValue.float(figure) for name, figure in finding.figures.items()}
 
 
 def _latest_materialisations(
@@ -282,7 +342,7 @@ def no_missing_days(missing: Sequence[str]) -> Finding:
     return Finding(
         "no_missing_days",
         passed=False,
-        observed=f"no rows for {len(missing):,} days in between{_and_more(len(missing))}: {named}",
+        observed=f"no rows for {plural(len(missing), 'day')} in between{_and_more(len(missing))}: {named}",
         severity="WARN",
     )
 
@@ -295,7 +355,8 @@ def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:
     """Is the share of quarantined rows at most ``limit``? A day without rows passes."""
     rows, refused = by_file.select(pl.sum("rows", "quarantined")).row(0)
     rate = refused / rows if rows else 0.0
-    return Finding(QUARANTINE_RATE, passed=rate <= limit, observed=f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})")
+    observed = f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})"
+    return Finding(QUARANTINE_RATE, rate <= limit, observed, figures={"share": round(rate, 6)})
 
 
 def schema_drift(files: pl.DataFrame) -> Finding:
@@ -308,7 +369,8 @@ def schema_drift(files: pl.DataFrame) -> Finding:
         (path, c) for path, text in files.select("path", "drift").iter_rows() for c in drift.changes_from_json(text)
     ]
     if not changes:
-        return Finding("schema_drift", passed=True, observed=f"{files.height:,} files with the schema known before")
+        observed = f"{plural(files.height, 'file')} with the schema known before"
+        return Finding("schema_drift", passed=True, observed=observed)
     changes.sort(key=lambda found: found[1].policy != "fail")
     shown = "; ".join(f"{visible(path, 60)}: {c.text}" for path, c in changes[:5])
     more = f"; and {len(changes) - 5} more: data-assets schema show" if len(changes) > 5 else ""
@@ -386,8 +448,8 @@ def completeness_checks(
 def _completeness(config: PipelineConfig, table: str, partitions: DailyPartitionsDefinition) -> AssetChecksDefinition:
     @asset_check(
         asset=AssetKey.from_user_string(table),
-        name="every_day_done",
-        description="Every day that the run was asked for was computed; a refused one keeps what it had.",
+        name=DONE.name,
+        description=DONE.description,
         blocking=False,
         partitions_def=partitions,
     )
@@ -396,7 +458,7 @@ def _completeness(config: PipelineConfig, table: str, partitions: DailyPartition
         days = list(context.partition_keys)
         refused = DayLog(config.lake_dir).refusals(table, days)
         results = {
-            (table, day): [Finding("every_day_done", passed=day not in refused, observed=refused.get(day, "done"))]
+            (table, day): [Finding(DONE.name, passed=day not in refused, observed=refused.get(day, "done"))]
             for day in days
         }
         yield from evaluations(context.instance, results, stop=False)

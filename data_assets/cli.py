@@ -131,10 +131,15 @@ def _run(config: PipelineConfig, first: dt.date | None, last: dt.date | None, *,
         config, lambda show: _due_ranges(config, first, last, show), as_json=as_json, publish_rest=first is None
     )
     click.echo(json.dumps(asdict(summary)) if as_json else _in_words(summary))
+    _tell(config)
+    return 1 if summary.failed else 0
+
+
+def _tell(config: PipelineConfig) -> None:
+    """Tell the channels, if there are any, what a run of this process came to."""
     if config.alerts.channels:
         with opened_instance() as instance:
             click.echo(after_run(config, instance), err=True)
-    return 1 if summary.failed else 0
 
 
 def _make(
@@ -750,6 +755,8 @@ def replay(config_path: Path | None, /, dry_run: bool, as_json: bool, **chosen: 
         click.echo(json.dumps(result))
     else:
         click.echo("\n".join([*outcome_in_words(result, dry_run=dry_run), *_failures(failed)]))
+    if "run" in result:
+        _tell(config)
     sys.exit(1 if failed else 0)
 
 

@@ -185,7 +185,8 @@ DUCKDB_TYPES: Mapping[pl.DataType, str] = {
 
 LANDED_FILES = Table(
     "landed_files",
-    "The ledger: one row for each file in the raw directory and each day it holds rows of. A cache of the files.",
+    "The ledger of the raw directory: one row for each file and each day that it holds rows of. It tells which days "
+    "are due, and is made again from the files at any time.",
     "lake",
     (
         Column("path", TEXT, "path below the raw directory, with forward slashes"),
@@ -218,7 +219,8 @@ SOURCE = (
 
 RAW_EVENTS = Table(
     "raw_events",
-    "Every valid event of the day, typed, in file order.",
+    "Every valid event of the day, typed, in file order. All figures come from it; what was refused stands in "
+    "quarantined_events.",
     "lake",
     (
         Column("user_id", INT, "the user"),
@@ -234,7 +236,8 @@ RAW_EVENTS = Table(
 
 QUARANTINED_EVENTS = Table(
     "quarantined_events",
-    "Every refused record of the day: where it stood, every reason, and the record itself.",
+    "Every refused record of the day: where it stood, every reason, and the record itself. After a fix: "
+    "data-assets quarantine replay.",
     "lake",
     (
         *SOURCE,
@@ -257,7 +260,8 @@ DUPLICATE_EVENTS = Table(
 
 SESSION_METRICS = Table(
     "session_metrics",
-    "One row per user of the day. An event counts as one session; missing ends are filled backward within the user.",
+    "The day's users, a row each: sessions, durations, values. An event counts as one session; missing ends are filled "
+    "backward within the user.",
     "warehouse",
     (
         Column("user_id", INT, "the user", source=("raw_events.user_id",)),
@@ -279,7 +283,7 @@ SESSION_METRICS = Table(
 
 OUTLIERS = Table(
     "outliers",
-    "The day's events whose value lies outside the IQR fences, with how far out they are.",
+    "The day's events whose value is far from the others (outside the IQR fences), and how far.",
     "lake",
     (
         *(replace(c, source=(f"raw_events.{c.name}",)) for c in RAW_EVENTS.columns if c not in SOURCE),
@@ -316,7 +320,8 @@ EVENT_DISTRIBUTION = Table(
 
 SUMMARY_STATISTICS = Table(
     "summary_statistics",
-    "One row per described column of the day's raw events; duration is in seconds, times are ISO 8601 text.",
+    "The columns of raw_events, a row each: count, nulls, mean, quartiles, extremes of the day. Duration is in "
+    "seconds, times are ISO 8601 text.",
     "warehouse",
     (
         Column("column_name", TEXT, "which column of raw_events, or duration (seconds)"),
@@ -336,7 +341,7 @@ SUMMARY_STATISTICS = Table(
 
 DAILY_KPIS = Table(
     "daily_kpis",
-    "One row: what the day came to.",
+    "The day in one row: rows in and what became of them, users, events, durations, value. Trends come from it.",
     "warehouse",
     (
         Column("rows_in", INT, "physical records of the day", minimum=0),
@@ -368,7 +373,7 @@ PIPELINE_RUNS = Table(
     "journal",
     (
         Column("run_id", TEXT, "Dagster's id of the run"),
-        Column("started_by", TEXT, "cli, sensor, schedule, backfill or ui"),
+        Column("started_by", TEXT, "who asked for it: a sensor, schedule or backfill, the UI, or a person by name"),
         Column("stage", TEXT, "the asset; raw_events also makes quarantined_events and duplicate_events"),
         Column("first_day", DAY, "first day of the run", nullable=True),
         Column("last_day", DAY, "last day of the run", nullable=True),

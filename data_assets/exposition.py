@@ -1,8 +1,8 @@
 """Figures for Prometheus, in its text format.
 
 Here: which gauges there are and where each comes from. Not here: the command (``commands.py``) or the dashboard over
-them (``deploy/grafana``). It reads what is stored (the ledger, the lake's pointers, the day log, pipeline_runs), opens
-no raw file and waits for no run, so it may be called every minute.
+them (``deploy/grafana``). It reads what is stored (the ledger, the lake's pointers, the day log, pipeline_runs, the
+incidents), opens no raw file and waits for no run, so it may be called every minute.
 
 No label has a value out of a file or a day: there are as many series after years as on the first day.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from data_assets import landing, runs, staging
+from data_assets import incidents, landing, runs, staging
 from data_assets.contracts import LANDED_FILES
 from data_assets.storage import REFUSED, DayLog, Lake, write_atomically
 
@@ -61,6 +61,7 @@ def exposed(config: PipelineConfig, now: dt.datetime) -> str:
     gauges.put("collected_timestamp_seconds", "When these figures were collected.", now.timestamp())
     _of_days(gauges, config, now)
     _of_run(gauges, config)
+    _of_alerts(gauges, config)
     _of_disk(gauges, config)
     return generate_latest(gauges.registry).decode()
 
@@ -121,6 +122,22 @@ def _of_run(gauges: _Gauges, config: PipelineConfig) -> None:
     for stage, seconds in last.stages.items():
         took.labels(stage).set(seconds)
         peak.labels(stage).set(last.stage_peaks_mb[stage] * 2**20)
+
+
+def _of_alerts(gauges: _Gauges, config: PipelineConfig) -> None:
+    """What the last look for alerts found; nothing where nobody ever looked, or the book is damaged."""
+    lock, book = (config.data_dir / incidents.FOLDER / name for name in (incidents.LOCK, incidents.STATE))
+    if not lock.exists():
+        return
+    try:  # the book is begun with the first incident
+        known, waiting = incidents.loads(book.read_text(encoding="utf-8")) if book.exists() else ([], {})
+    except ValueError:
+        return
+    open_ones = gauges.new("incidents", "Incidents that are open, as of the last look for alerts.", "severity")
+    for severity in incidents.SEVERITIES:
+        open_ones.labels(severity).set(sum(i.resolved is None and i.cause.severity == severity for i in known))
+    gauges.put("alert_channels_unreached", "Channels that did not take their last message.", len(waiting))
+    gauges.put("alerts_last_look_timestamp_seconds", "When what is wrong was last looked at.", lock.stat().st_mtime)
 
 
 def _of_disk(gauges: _Gauges, config: PipelineConfig) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 State = Literal["firing", "updated", "resolved"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error", "critical")
 MOST_ITEMS = 500  # names that an incident remembers
+FOLDER, STATE = "alerts", "state.json"  # below data_dir
+LOCK = ".lock"
+"""Whoever looks touches it first: its time is that of the last look."""
 _VERSION = 1
 
 

@@ -45,11 +45,20 @@ def column_schema(contract: Table) -> TableSchema:
         constraints = TableColumnConstraints(nullable=nullable, unique=contract.key == (name,))
         return TableColumn(name, kind, description, constraints)
 
-    columns = [column(c.name, str(c.dtype), c.description, nullable=c.nullable) for c in contract.columns]
+    columns = [column(c.name, _type_name(c.dtype), c.description, nullable=c.nullable) for c in contract.columns]
     if contract.store == "warehouse":
         columns.insert(0, column("date", "Date", "the day", nullable=False))
     key = [f"unique within a day: {', '.join(contract.key)}"] if contract.key else []
     return TableSchema(columns, TableConstraints(other=key))
+
+
+def _type_name(dtype: pl.DataType) -> str:
+    """A type for people: the unit of times is the same everywhere.
+
+    >>> _type_name(pl.Datetime("us"))
+    'Datetime'
+    """
+    return "Datetime" if isinstance(dtype, pl.Datetime) else str(dtype)
 
 
 def column_lineage(contract: Table) -> TableColumnLineage | None:

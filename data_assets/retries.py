@@ -48,8 +48,10 @@ DAYS = "data_assets/days"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
-PROCESS = "data_assets/process"
-"""The tag of a run that a process works on: the run's own id, and the name of the lock that the process holds."""
+PROCESS = ".dagster/data_assets_process"
+"""The tag of a run that a process works on: the run's own id, and the name of the lock that the process holds.
+
+The UI hides tags with Dagster's dot: this one is for machines."""
 _held: dict[str, FileLock] = {}
 
 Context = AssetExecutionContext | AssetCheckExecutionContext | InputContext | OutputContext
@@ -135,8 +137,8 @@ def _begin(instance: DagsterInstance, run: DagsterRun) -> None:
     lock = lock_of(instance, run.run_id)
     lock.acquire()
     _held[run.run_id] = lock
-    days = days_of(run)
-    tags = {PROCESS: run.run_id, STARTED_BY: started_by(run.tags)} | ({DAYS: str(days)} if days else {})
+    days = days_in_words(run)
+    tags = {PROCESS: run.run_id, STARTED_BY: started_by(run.tags)} | ({DAYS: days} if days else {})
     tags |= {FAILURE: NO_FAILURE} if FAILURE in run.tags else {}
     if new := {name: value for name, value in tags.items() if run.tags.get(name) != value}:
         instance.add_run_tags(run.run_id, new)
@@ -167,6 +169,13 @@ def days_of(run: DagsterRun) -> int:
     one = run.tags.get(PARTITION)
     first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
     return (dt.date.fromisoformat(last) - dt.date.fromisoformat(first)).days + 1 if first and last else 0
+
+
+def days_in_words(run: DagsterRun) -> str:
+    """The days of a run, for its tag; "" when it has none."""
+    one = run.tags.get(PARTITION, "")
+    first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
+    return first if first == last else f"{first} to {last}"
 
 
 def build_failure_sensor() -> SensorDefinition:

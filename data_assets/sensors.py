@@ -29,6 +29,7 @@ from data_assets import disk, landing
 from data_assets.errors import RawFolderMissingError, StorageFullError, visible
 from data_assets.jobs import BUDGET_SECONDS, range_tags, running_days
 from data_assets.partitions import contiguous_ranges, days_of
+from data_assets.report.text import plural
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
@@ -95,10 +96,13 @@ def build_sensor(config: PipelineConfig, job: UnresolvedAssetJobDefinition) -> S
             except StorageFullError as problem:  # they are asked for once there is room
                 return SensorResult(skip_reason=SkipReason(str(problem)), cursor=context.cursor)
         requests = [RunRequest(run_key=key, tags=range_tags(first, last)) for first, last, key in tick.ranges]
-        waiting = f"{len(looked.listing.settling)} files still change, {len(looked.left)} wait for the next look"
-        quiet = SkipReason(
-            f"{len(looked.listing.files):,} files, no day to make; {waiting}; {len(stale)} days asked for"
-        )
+        still = {
+            "still changing": plural(len(looked.listing.settling), "file"),
+            "waiting for the next look": plural(len(looked.left), "file"),
+            "asked for and not done yet": plural(len(stale), "day"),
+        }
+        left = "".join(f"; {many} {what}" for what, many in still.items() if not many.startswith("0 "))
+        quiet = SkipReason(f"{plural(len(looked.listing.files), 'file')}, nothing new to make{left}")
         return SensorResult(run_requests=requests, skip_reason=None if requests else quiet, cursor=tick.cursor)
 
     return raw_files

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -246,12 +246,14 @@ class Finding:
     Attributes:
         observed: the finding in words and figures, escaped, fit for people.
         severity: ERROR when numbers below would be wrong, else WARN.
+        figures: numbers behind it, by name, to be followed over the days.
     """
 
     name: str
     passed: bool
     observed: str
     severity: Literal["ERROR", "WARN"] = "ERROR"
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class DayLog:

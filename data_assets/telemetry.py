@@ -96,7 +96,7 @@ class Run:
     """Which run a stage belongs to.
 
     Attributes:
-        started_by: cli, sensor, schedule, backfill or ui.
+        started_by: who asked for it, in words, as in the run's tags.
         days: the days (ISO) that it is to make, ascending.
     """
 

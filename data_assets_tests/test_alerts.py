@@ -863,6 +863,20 @@ def test_a_run_tells_what_it_found_and_keeps_its_exit_code(project, webhook, her
     assert "T0KENSECRET" not in done.output + done.stderr
 
 
+def test_a_replay_tells_what_it_found_as_a_run_does(project, webhook, here):
+    made = project(webhook.url, days=["2024-03-01"])
+    (made.raw / "2024-03-02.csv").write_text(rows("2024-03-02") + ",2024-03-02 10:00:00,,view,1,\n" * 30)
+    assert call(made, "run").exit_code == 1
+    assert webhook.got[-1][0]["alert"]["state"] == "firing"
+    (made.raw / "2024-03-02.csv").write_text(rows("2024-03-02"))
+    done = call(made, "quarantine", "replay")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[-1] == "alerts: 0 open, 1 sent"
+    assert webhook.got[-1][0]["alert"]["state"] == "resolved"
+    again = call(made, "quarantine", "replay")  # with nothing to make there is nothing to tell
+    assert "alerts" not in again.stderr
+
+
 def test_alerts_without_a_channel_are_shown_and_nothing_is_sent(project, here):
     made = project(days=["2024-03-01", "2024-03-03"])
     made.ledger()

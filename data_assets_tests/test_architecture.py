@@ -16,9 +16,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 ORDER = (
     "errors", "failures", "progress", "history", "engine", "config", "disk", "memory", "contracts", "logs",
     "runs", "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates",
-    "quantities", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "exposition",
-    "quarantine", "demo", "publish", "query", "incidents", "causes", "messages", "retries", "io_managers", "checks",
-    "assets", "jobs", "alerts", "sensors", "definitions", "commands", "alert_commands", "cli",
+    "quantities", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "quarantine", "demo",
+    "publish", "query", "incidents", "exposition", "causes", "messages", "retries", "io_managers", "checks", "assets",
+    "jobs", "alerts", "sensors", "definitions", "commands", "alert_commands", "cli",
 )  # fmt: skip
 PURE = (
     "errors",

@@ -251,6 +251,24 @@ def test_every_day_done_fails_the_run_and_names_the_day(tmp_path) -> None:
         assert job.execute_in_process(instance=instance, tags=tags, raise_on_error=False).success
 
 
+def test_a_failed_check_says_what_to_do_and_has_its_figure() -> None:
+    of_file = pl.DataFrame({"rows": [60], "quarantined": [30]})
+    failed = checks.metadata_of("raw_events", checks.quarantine_rate(of_file, 0.02), "2024-03-02")
+    assert failed["observed"].value == "50.00% of 60 rows (limit 2.00%)"
+    assert "data-assets quarantine show --day 2024-03-02." in failed["what_to_do"].value
+    assert failed["share"].value == 0.5
+    passed = checks.metadata_of("raw_events", checks.quarantine_rate(of_file, 0.5), "2024-03-02")
+    assert set(passed) == {"observed", "share"}
+    for table, name in (("publish/daily_kpis", "checksum"), ("daily_report", "every_day_done")):
+        assert checks.metadata_of(table, Finding(name, passed=False, observed="x"))["what_to_do"].value
+
+
+def test_one_file_and_one_day_are_not_called_files_and_days() -> None:
+    ledger = pl.DataFrame({"path": ["a.csv"], "drift": [None]}, schema={"path": pl.String, "drift": pl.String})
+    assert checks.schema_drift(ledger).observed == "1 file with the schema known before"
+    assert checks.no_missing_days(["2024-03-02"]).observed == "no rows for 1 day in between: 2024-03-02"
+
+
 def test_every_check_is_declared_for_the_asset_that_it_judges() -> None:
     partitions = DailyPartitionsDefinition("2024-03-01")
     for table in TABLES:

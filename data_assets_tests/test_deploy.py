@@ -413,7 +413,7 @@ class TestProcesses:
         assert launched["__typename"] == "LaunchRunSuccess", launched.get("message")
         run = site.ended(launched["run"]["runId"])
         assert run["status"] == "SUCCESS", site.said()
-        assert (run["tags"]["data_assets/started_by"], run["tags"]["data_assets/days"]) == ("the UI", "1")
+        assert (run["tags"]["data_assets/started_by"], run["tags"]["data_assets/days"]) == ("the UI", ONE)
         assert site.reports() == [ONE]
         import psycopg
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from data_assets import exposition, runs
+from data_assets import alerts, exposition, runs
 from data_assets.cli import main
 from data_assets.config import load_config
 
@@ -39,7 +39,13 @@ def made(project_at, tmp_path_factory):
     shutil.copytree(ROOT / "fixtures", root, ignore=shutil.ignore_patterns("data", ".dagster", "*.py", "expected"))
     project = project_at(root, root)
     assert project.run("2024-03-01", "2024-03-05").success
+    look(project)
     return project
+
+
+def look(project):
+    """A round of the alerts, which sends nothing: there is no channel."""
+    return alerts.Teller(project.config).make_round(project.instance, now=NOW, budget_seconds=0)
 
 
 def test_the_figures_are_those_of_what_is_stored(made):
@@ -67,7 +73,7 @@ def test_the_figures_are_those_of_what_is_stored(made):
 
 def test_labels_are_bounded_and_none_is_a_day_or_a_value(made):
     labels = {pair for _, of_sample in samples(exposition.exposed(made.config, NOW)) for pair in of_sample}
-    assert {name for name, _ in labels} == {"version", "state", "outcome", "window", "stage"}
+    assert {name for name, _ in labels} == {"version", "state", "outcome", "window", "stage", "severity"}
     assert not [value for name, value in labels if name != "version" and re.search(r"\d{4}|@|/", value)]
 
 
@@ -82,11 +88,31 @@ def test_a_refused_day_and_an_unusable_file_are_counted(made, project_at, tmp_pa
     assert (value(found, "last_run_success"), value(found, "last_run_days_refused")) == (0, 1)
 
 
+def test_open_incidents_are_counted_by_severity_as_of_the_last_look(made, project_at, tmp_path):
+    again = project_at(made.root, tmp_path / "project")
+    state = again.config.data_dir / "alerts" / "state.json"
+    (again.raw / "more_2024-03-04.csv").write_text("a\n1\n")
+    again.ledger()
+    before = samples(exposition.exposed(again.config, NOW))
+    found_open = [i.cause.severity for i in look(again).open]
+    after = samples(exposition.exposed(again.config, NOW))
+    counts = {s: value(after, "incidents", severity=s) for s in ("info", "warning", "error", "critical")}
+    assert counts == {s: found_open.count(s) for s in counts}
+    assert sum(counts.values()) == sum(value(before, "incidents", severity=s) for s in counts) + 1
+    assert value(after, "alert_channels_unreached") == 0
+    assert value(after, "alerts_last_look_timestamp_seconds") >= state.stat().st_mtime - 1
+    state.unlink()  # begun with the first incident: none so far
+    assert value(samples(exposition.exposed(again.config, NOW)), "incidents", severity="error") == 0
+    state.write_text("{")
+    damaged = {name for name, _ in samples(exposition.exposed(again.config, NOW))}
+    assert not [name for name in damaged if "incidents" in name or "alert" in name]
+
+
 def test_an_empty_project_has_figures_too(tmp_path):
     (tmp_path / "pipeline.yaml").write_text("data_dir: not/there/yet\n")
     found = samples(exposition.exposed(load_config(tmp_path / "pipeline.yaml", env={}), NOW))
     assert value(found, "days", state="done") == 0
-    assert not [name for name, _ in found if "run" in name or "rows" in name]
+    assert not [name for name, _ in found if "run" in name or "rows" in name or "incidents" in name]
     assert [p.name for p in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 

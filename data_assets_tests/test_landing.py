@@ -268,7 +268,7 @@ def test_the_sensor_asks_for_the_days_of_new_files(config: PipelineConfig) -> No
         with build_sensor_context(instance=instance, cursor=tick.cursor, repository_def=repository) as context:
             quiet = sensor.evaluate_tick(context)
         assert not quiet.run_requests
-        assert "no day to make" in (quiet.skip_message or "")
+        assert "nothing new to make" in (quiet.skip_message or "")
 
 
 def test_the_sensor_sees_days_of_runs_in_progress(config: PipelineConfig) -> None:

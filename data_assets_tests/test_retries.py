@@ -26,6 +26,7 @@ from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     Failure,
     RetryPolicy,
@@ -226,7 +227,7 @@ def test_only_what_can_heal_is_tried_again(project, quick, monkeypatch, error, t
     assert result.success is (kind is None)
     tags = tags_of(project, result)
     assert tags.get(retries.FAILURE) == kind
-    assert (tags[retries.STARTED_BY], tags[retries.DAYS]) == ("the UI", "1")
+    assert (tags[retries.STARTED_BY], tags[retries.DAYS]) == ("the UI", DAY)
     if kind is None:
         assert project.materialized("event_distribution") == [DAY]
 
@@ -295,6 +296,19 @@ def _job(project):
 )
 def test_who_started_a_run(tags, who):
     assert retries.started_by(tags) == who
+
+
+@pytest.mark.parametrize(
+    ("tags", "days"),
+    [
+        ({}, ""),
+        ({retries.PARTITION: "2024-03-01"}, "2024-03-01"),
+        (jobs.range_tags("2024-03-01", "2024-03-01"), "2024-03-01"),
+        (jobs.range_tags("2024-03-01", "2024-03-09"), "2024-03-01 to 2024-03-09"),
+    ],
+)
+def test_which_days_a_run_is_to_make(tags, days):
+    assert retries.days_in_words(DagsterRun(job_name="all_days", tags=tags)) == days
 
 
 # --- killed --------------------------------------------------------------------------------------------------------

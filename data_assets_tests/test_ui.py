@@ -116,8 +116,11 @@ def test_the_reason_of_a_failed_check_is_read(page, site):
     run = latest_run(site, BAD)
     assert run["status"] == "FAILURE"
     assert run["tags"]["data_assets/failure"] == "data"
+    assert run["tags"]["data_assets/days"] == BAD
+    assert not [name for name in run["tags"] if "process" in name]  # a tag for machines alone
     page.go("/assets/raw_events?view=checks&checkDetail=quarantine_rate")
     page.get_by_text("50.00% of 60 rows (limit 2.00%)").first.wait_for()
+    page.get_by_text(f"data-assets quarantine show --day {BAD}").first.wait_for()
 
 
 @pytest.mark.slow  # the daemon looks at backfills every 30 seconds
