@@ -13,7 +13,7 @@ import datetime as dt
 import getpass
 import time
 import uuid
-from collections.abc import Iterator  # Dagster looks at a schedule's annotations
+from collections.abc import Collection, Iterator  # Dagster looks at a schedule's annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,17 @@ from filelock import FileLock, Timeout
 from data_assets import landing, periods
 from data_assets.errors import visible
 from data_assets.partitions import contiguous_ranges, days_between
-from data_assets.retries import FAILURE, PARTITION, PROCESS, RANGE_END, RANGE_START, STARTED_BY, days_of, lock_of
+from data_assets.retries import (
+    FAILURE,
+    PARTITION,
+    PROCESS,
+    RANGE_END,
+    RANGE_START,
+    STARTED_BY,
+    days_of,
+    lock_of,
+    locks_folder,
+)
 from data_assets.runs import ALIVE
 from data_assets.storage import DayLog, Lake
 
@@ -241,7 +251,9 @@ def end_dead_runs(instance: DagsterInstance, data_dir: Path) -> list[str]:
         The runs' ids.
     """
     ended = []
-    for record in instance.get_run_records(RunsFilter(statuses=UNFINISHED)):
+    unfinished = instance.get_run_records(RunsFilter(statuses=UNFINISHED))
+    _sweep_locks(instance, {record.dagster_run.run_id for record in unfinished})
+    for record in unfinished:
         run = record.dagster_run
         lock = _lock_of_living(instance, data_dir, run)
         if lock is None:
@@ -258,6 +270,14 @@ def end_dead_runs(instance: DagsterInstance, data_dir: Path) -> list[str]:
             continue
         Path(lock.lock_file).unlink(missing_ok=True)
     return ended
+
+
+def _sweep_locks(instance: DagsterInstance, unfinished: Collection[str]) -> None:
+    """Remove the lock files of runs that are over."""
+    folder = locks_folder(instance)
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name not in unfinished and time.time() - file.stat().st_mtime > BEGINS_WITHIN_SECONDS:
+            file.unlink(missing_ok=True)
 
 
 def _lock_of_living(instance: DagsterInstance, data_dir: Path, run: DagsterRun) -> BaseFileLock | None:

@@ -146,9 +146,14 @@ def _begin(instance: DagsterInstance, run: DagsterRun) -> None:
 
 def lock_of(instance: DagsterInstance, run_id: str) -> FileLock:
     """The lock that the process of a run holds; it lies with the history, which tells of the run."""
-    folder = Path(instance.storage_directory()) / "alive"
+    folder = locks_folder(instance)
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / run_id, timeout=0, thread_local=False)
+
+
+def locks_folder(instance: DagsterInstance) -> Path:
+    """Where the locks are, each called by the id of its run."""
+    return Path(instance.storage_directory()) / "alive"
 
 
 def started_by(tags: Mapping[str, str]) -> str:

@@ -330,7 +330,8 @@ def test_nothing_torn_stays_after_a_failure(tmp_path):
     store = Store(tmp_path, "quarantined_events")
     with pytest.raises(RuntimeError, match="the source broke"):
         store.write({MON: breaks_halfway(store.sample(1))})
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"] == []
+    ours = (p for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "alive")  # Dagster's run has its lock
+    assert [p.name for p in ours if p.name != ".lock"] == []
 
 
 def test_the_warehouse_file_is_free_again_while_the_error_of_a_failed_write_is_still_held(tmp_path):

@@ -386,6 +386,16 @@ def test_a_run_is_ended_when_its_process_is_gone_and_only_then(project):
     assert runs[gone].tags[retries.FAILURE] == "killed"
 
 
+def test_the_locks_of_runs_that_are_over_are_swept(project, monkeypatch):
+    over, new = retries.lock_of(project.instance, "over"), retries.lock_of(project.instance, "new")
+    for lock in (over, new):
+        Path(lock.lock_file).touch()
+    long_ago = time.time() - jobs.BEGINS_WITHIN_SECONDS - 1
+    os.utime(over.lock_file, (long_ago, long_ago))
+    jobs.end_dead_runs(project.instance, project.config.data_dir)
+    assert [p.name for p in retries.locks_folder(project.instance).iterdir()] == ["new"]
+
+
 def test_a_run_that_never_came_to_its_first_step_is_ended_after_a_while(project, monkeypatch):
     job = _job(project)
     days = project.instance.create_run_for_job(job, tags=jobs.range_tags(DAY, DAY), status=DagsterRunStatus.STARTING)
