@@ -598,14 +598,15 @@ def _session_metrics(
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
             of_day = figures.of(events, day)
-            users = metrics.session_metrics(events, config.precision, of_day).collect()
-            sessions, anomalies = users.select(pl.sum("total_sessions", "anomaly_count")).row(0)
+            users = metrics.session_metrics(events, config.precision, of_day)
+            sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine="streaming")
+            count, sessions, anomalies = sums.row(0)
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
-                users.lazy(),
-                [checks.contract(table, users.lazy()), agree],
+                users,
+                [checks.contract(table, users), agree],
                 {
-                    "users": users.height,
+                    "users": count,
                     "sessions": sessions,
                     "anomalies": anomalies,
                     "memory": MetadataValue.text(figures.decisions[day].words),

@@ -209,8 +209,7 @@ class WarehouseIOManager(ConfigurableIOManager):
         """The days that are there and were not refused."""
         contract, days = self.lake.contract(context), list(context.asset_partition_keys)
         refused = DayLog(self.lake.lake.root).refusals(contract.name, days)
-        found = self.warehouse.read(contract, [d for d in days if d not in refused])
-        return _as_asked(context, {d: frame.lazy() for d, frame in found.items()})
+        return _as_asked(context, self.warehouse.scan(contract, [d for d in days if d not in refused]))
 
 
 class ReportFiles(IOManager):

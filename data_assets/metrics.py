@@ -25,11 +25,14 @@ of some users at a time; a day of up to two million rows is one such part.
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
+MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, where memory is short
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
 USER, START, END, VALUE, TYPE = "user_id", "session_start", "session_end", "value", "event_type"
@@ -126,6 +130,7 @@ class DayFigures:
         self._parts = None if mode == "eager" else scratch
         self._many = scratch if mode == "streaming" else None
         self._of_sessions: tuple[Numbers, Lengths, int] | None = None
+        self._users: _Users | None = None  # its files are read after it was made
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
@@ -217,18 +222,74 @@ class DayFigures:
             raise AssertionError
         return self._of_sessions
 
-    def sessions(self, precision: int) -> pl.DataFrame:
-        """The table session_metrics: see :func:`session_metrics`."""
+    def sessions(self, precision: int) -> pl.LazyFrame:
+        """The table session_metrics: see :func:`session_metrics`. Of very many users it is read from disk."""
         columns = self.events.select(USER, START, END, VALUE)
-        users = [_table("session_metrics", self.events).empty()]
+        self._users = users = _Users(_table("session_metrics", self.events).empty(), self._many)
         with ExitStack() as stack:
             lengths = _Durations(self._many, stack)
             for part in filling.durations(columns, self.rows, self._parts):
-                users.append(_sessions(part, precision, self.magnitude))
+                users.add(_sessions(part, precision, self.magnitude))
                 lengths.add(part.select("duration_us"))
-            found = pl.concat(users).sort(USER)
-            self._of_sessions = lengths.numbers(), lengths.spread(), found.height
-        return found
+            self._of_sessions = lengths.numbers(), lengths.spread(), users.count
+        return users.in_order()
+
+
+class _Users:
+    """Rows of session_metrics, added part by part; on disk where they are too many to hold.
+
+    The files live as long as this object.
+    """
+
+    def __init__(self, empty: pl.DataFrame, scratch: Path | None) -> None:
+        self.count = 0
+        self._scratch = scratch
+        self._held = [empty]
+        self._parts: list[Path] = []
+        self._folder: Path | None = None
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Those of some users, which no other part has."""
+        self.count += rows.height
+        self._held.append(rows)
+        if self._scratch is not None and sum(part.height for part in self._held) > MOST_USERS:
+            self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
+            self._held = [rows.clear()]
+
+    def in_order(self) -> pl.LazyFrame:
+        """All of them, sorted by user_id."""
+        if not self._parts:
+            return pl.concat(self._held).sort(USER).lazy()
+        self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
+        every = self._scan(self._parts)
+        # Users come into the parts by chance, so the first one's stand for all.
+        some = self._scan(self._parts[:1]).select(pl.col(USER).sort()).collect().to_series()
+        step = max(1, some.len() // len(self._parts))
+        bounds = [None, *some.gather_every(step)[1:], None]
+        user, sorted_ones = pl.col(USER), []
+        for number, (low, high) in enumerate(pairwise(bounds)):
+            inside = pl.lit(value=True) if low is None else user >= low
+            inside = inside if high is None else inside & (user < high)
+            rows = every.filter(inside).collect(engine="streaming").sort(USER)
+            sorted_ones.append(self._written(f"sorted-{number:06d}", rows))
+        for path in self._parts:
+            path.unlink()
+        return self._scan(sorted_ones)
+
+    def _written(self, name: str, rows: pl.DataFrame) -> Path:
+        if self._folder is None:
+            if self._scratch is None:
+                raise AssertionError
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(dir=self._scratch))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"{name}.parquet"
+        rows.write_parquet(path, compression="uncompressed", statistics=False)
+        return path
+
+    @staticmethod
+    def _scan(paths: list[Path]) -> pl.LazyFrame:
+        return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
 
 
 class _Durations:
@@ -302,7 +363,7 @@ def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | 
         The table session_metrics, sorted by user_id.
     """
     made = (figures or DayFigures(events)).sessions(precision)
-    return _table("session_metrics", events).conform(made.lazy())
+    return _table("session_metrics", events).conform(made)
 
 
 def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataFrame:

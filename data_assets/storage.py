@@ -43,6 +43,7 @@ POINTER = ".current.json"
 VERSIONS = ".versions"
 FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
+BATCH = 262_144  # rows that go into the warehouse at a time
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
 PARQUET: dict[str, Any] = {  # how days are written
@@ -493,14 +494,15 @@ class Warehouse:
                     [list(frames)],
                 ).fetchall()
                 for day, frame in frames.items():
-                    collected = contract.conform(frame, day).collect(engine="streaming")
-                    rows[day] = collected.height
-                    connection.register("incoming", collected.to_arrow())
-                    connection.execute(
-                        f'INSERT INTO "{contract.name}" BY NAME SELECT ?::DATE AS date, * FROM incoming',  # noqa: S608
-                        [day],
-                    ).fetchall()
-                    connection.unregister("incoming")
+                    rows[day] = 0
+                    for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
+                        rows[day] += batch.height
+                        connection.register("incoming", batch.to_arrow())
+                        connection.execute(
+                            f'INSERT INTO "{contract.name}" BY NAME SELECT ?::DATE AS date, * FROM incoming',  # noqa: S608
+                            [day],
+                        ).fetchall()
+                        connection.unregister("incoming")
                 connection.execute(
                     "DELETE FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
                     [contract.name, list(frames)],
@@ -523,40 +525,62 @@ class Warehouse:
             self._create_views(connection)
         return rows
 
-    def read(self, contract: Table, days: Sequence[str]) -> dict[str, pl.DataFrame]:
-        """The given days of a table; a day that was never written is missing from the result, an empty day is not."""
-        frame, written = self._read(contract, days)
+    def scan(self, contract: Table, days: Sequence[str]) -> dict[str, pl.LazyFrame]:
+        """The given days of a table; a day that was never written is missing from the result, an empty day is not.
+
+        Many rows are read when they are asked for, in batches and no more columns than are needed. Until they are read
+        to their end nobody else has the warehouse.
+        """
+        if not self.path.exists():
+            return {}
+        with self.connect() as connection:
+            if not _has_table(connection, contract.name):
+                return {}
+            counted = connection.execute(
+                f'SELECT w.date, (SELECT count(*) FROM "{contract.name}" AS t WHERE t.date = w.date) '  # noqa: S608
+                "FROM _written_days AS w WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
+                [contract.name, list(days)],
+            ).fetchall()
+            rows = {day.isoformat(): count for day, count in counted}
+            if sum(rows.values()) > BATCH:
+                return {day: self._later(contract, day) for day in days if day in rows}
+            frame = _select(connection, contract, days)
         parts = frame.partition_by("date", as_dict=True, include_key=False, maintain_order=True)
         found = {key[0].isoformat(): part for key, part in parts.items()}
-        return {day: found.get(day, contract.empty()) for day in days if day in written}
+        return {day: found.get(day, contract.empty()).lazy() for day in days if day in rows}
+
+    def _later(self, contract: Table, day: str) -> pl.LazyFrame:
+        """One day, in the order in which it was written, read when it is asked for."""
+        from polars.io.plugins import register_io_source
+
+        def batches(
+            names: list[str] | None, predicate: pl.Expr | None, most: int | None, _size: int | None
+        ) -> Iterator[pl.DataFrame]:
+            left = most
+            with self.connect() as connection:
+                have = {name for name, *_ in connection.execute(f'DESCRIBE "{contract.name}"').fetchall()}
+                wanted = [n for n in names or contract.names if n in have]
+                listed = ", ".join(f'"{n}"' for n in wanted) or "date"
+                # Without ORDER BY, which would hold all rows: a scan of one table keeps the order of insertion.
+                query = f'SELECT {listed} FROM "{contract.name}" WHERE date = $day'  # noqa: S608
+                for batch in connection.sql(query, params={"day": day}).to_arrow_reader(BATCH):
+                    frame = _as_declared(batch, contract, names or contract.names)
+                    frame = frame if predicate is None else frame.filter(predicate)
+                    frame = frame if left is None else frame.head(left)
+                    left = None if left is None else left - frame.height
+                    yield frame
+                    if left == 0:
+                        return
+
+        return register_io_source(batches, schema=contract.schema)
 
     def query_days(self, contract: Table, days: Sequence[str]) -> pl.DataFrame:
         """Rows of the given days with their ``date``, days ascending, each in the order in which it was written."""
-        return self._read(contract, days)[0]
-
-    def _read(self, contract: Table, days: Sequence[str]) -> tuple[pl.DataFrame, set[str]]:
         empty = contract.empty().insert_column(0, pl.Series("date", [], dtype=pl.Date))
         if not self.path.exists():
-            return empty, set()
+            return empty
         with self.connect() as connection:
-            if not _has_table(connection, contract.name):
-                return empty, set()
-            written = connection.execute(
-                "SELECT date FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
-                [contract.name, list(days)],
-            ).fetchall()
-            found = connection.sql(
-                f'SELECT * FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[])) ORDER BY date, rowid',  # noqa: S608
-                params=[list(days)],
-            ).to_arrow_table()
-        frame = pl.from_arrow(found)
-        if not isinstance(frame, pl.DataFrame):
-            raise TypeError("an Arrow table became a Series")
-        columns = [
-            (pl.col(name) if name in frame.columns else pl.lit(None)).cast(dtype).alias(name)
-            for name, dtype in empty.schema.items()
-        ]
-        return frame.select(columns), {day.isoformat() for (day,) in written}
+            return _select(connection, contract, days) if _has_table(connection, contract.name) else empty
 
     def _create(self, connection: duckdb.DuckDBPyConnection, contract: Table) -> None:
         connection.execute(_WRITTEN_DAYS)
@@ -653,6 +677,25 @@ def _dataset(paths: Sequence[Path], contract: Table) -> Any:  # noqa: ANN401 - p
         schema = pa.schema([f for f in schema if f.name != "date"] + list(date))
         partitioning = dataset.partitioning(date, flavor="hive")
     return dataset.dataset([str(p) for p in paths], schema=schema, format="parquet", partitioning=partitioning)
+
+
+def _select(connection: duckdb.DuckDBPyConnection, contract: Table, days: Sequence[str]) -> pl.DataFrame:
+    """Rows of some days with their ``date``."""
+    query = f'SELECT * FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[])) ORDER BY date, rowid'  # noqa: S608
+    return _as_declared(
+        connection.sql(query, params=[list(days)]).to_arrow_table(), contract, ["date", *contract.names]
+    )
+
+
+def _as_declared(found: Any, contract: Table, names: Sequence[str]) -> pl.DataFrame:  # noqa: ANN401 - no types
+    """Rows of Arrow with these columns, in the contract's types; null where an older version's table has none."""
+    frame = pl.from_arrow(found)
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError("an Arrow table became a Series")
+    types = {"date": pl.Date(), **contract.schema}
+    return frame.select(
+        (pl.col(name) if name in frame.columns else pl.lit(None)).cast(types[name]).alias(name) for name in names
+    )
 
 
 def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:

@@ -380,6 +380,7 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(filling, "PART_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
+        patch.setattr(metrics, "MOST_USERS", part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, Path(folder)))
         assert not list(Path(folder).iterdir())
     for name, table in all_tables(raw).items():

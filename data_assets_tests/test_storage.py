@@ -21,6 +21,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from data_assets import storage
 from data_assets.contracts import tables
 from data_assets.errors import ContractError, StorageBusyError
 from data_assets.storage import (
@@ -69,7 +70,7 @@ class Both:
     def read(self, day):
         if self.is_lake:
             return self.lake.scan(self.contract, [day]).collect()
-        return self.warehouse.read(self.contract, [day])[day]
+        return self.warehouse.scan(self.contract, [day])[day].collect()
 
     def whole(self, frame):
         """The number of the version that the frame is, which must be all of it and nothing else."""
@@ -84,6 +85,7 @@ import resource, sys, time
 from pathlib import Path
 import polars as pl
 from data_assets.contracts import tables
+from data_assets import storage
 from data_assets.storage import Lake, Warehouse
 
 {inspect.getsource(Both)}
@@ -432,12 +434,27 @@ def test_days_come_back_in_the_order_in_which_they_were_written(tmp_path):
 
 def test_a_day_or_a_table_or_a_file_that_never_was_is_missing(tmp_path):
     both = Both("warehouse", tmp_path)
-    assert both.warehouse.read(SESSIONS, [DAY]) == {}
+    assert both.warehouse.scan(SESSIONS, [DAY]) == {}
     assert both.warehouse.query_days(SESSIONS, [DAY]).schema == {"date": pl.Date} | SESSIONS.schema
     assert files_below(tmp_path) == []
     both.write(DAY, SESSIONS.empty().lazy())
-    assert set(both.warehouse.read(SESSIONS, [DAY, NEXT])) == {DAY}
-    assert both.warehouse.read(tables()["daily_kpis"], [DAY]) == {}
+    assert set(both.warehouse.scan(SESSIONS, [DAY, NEXT])) == {DAY}
+    assert both.warehouse.scan(tables()["daily_kpis"], [DAY]) == {}
+
+
+def test_many_rows_are_written_and_read_in_batches_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "BATCH", 700)
+    both = Both("warehouse", tmp_path)
+    rows = both.version(1).collect().reverse()
+    both.warehouse.replace(SESSIONS, {DAY: rows.lazy(), NEXT: SESSIONS.empty().lazy()})
+    found = both.warehouse.scan(SESSIONS, [DAY, NEXT])
+    assert found[DAY].collect(engine="streaming").equals(rows)
+    assert found[NEXT].collect().equals(SESSIONS.empty())
+    assert found[DAY].select("user_id").head(5).collect().equals(rows.select("user_id").head(5))
+    assert found[DAY].filter(pl.col("user_id") == 3).select("user_id").collect().to_series().to_list() == [3]
+    assert found[DAY].select(pl.len()).collect().item() == rows.height
+    with both.warehouse.connect():
+        pass  # the file is free again
 
 
 def test_a_warehouse_of_an_older_version_gets_the_columns_that_it_lacks(tmp_path):
@@ -452,13 +469,13 @@ def test_a_warehouse_of_an_older_version_gets_the_columns_that_it_lacks(tmp_path
         for name in new:
             connection.execute(f"ALTER TABLE daily_kpis DROP COLUMN {name}")
     old = row.with_columns(pl.lit(None, contract.schema[n]).alias(n) for n in new)
-    assert warehouse.read(contract, [DAY])[DAY].equals(old), "also before anything is written"
+    assert warehouse.scan(contract, [DAY])[DAY].collect().equals(old), "also before anything is written"
     with warehouse.reader() as connection:
         assert connection.sql("SELECT count(DISTINCT kpi) FROM daily_kpis_compared").fetchall() == [(13,)]
 
     warehouse.replace(contract, {NEXT: row.lazy()})
 
-    found = warehouse.read(contract, [DAY, NEXT])
+    found = {day: frame.collect() for day, frame in warehouse.scan(contract, [DAY, NEXT]).items()}
     assert found[DAY].equals(old)
     assert found[NEXT].equals(row)
     for names in (row.columns, warehouse.query_days(contract, [DAY]).columns[1:]):
