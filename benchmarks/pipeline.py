@@ -120,8 +120,8 @@ def dagster_graph(source: Path, folder: Path) -> None:
     from data_assets.definitions import build_definitions
     from data_assets.jobs import ALL_DAYS, range_tags
 
-    home = folder / "home"
-    home.mkdir()
+    home = folder.parent / "home"  # one history for the day of 1,000 rows and the measured one
+    home.mkdir(exist_ok=True)
     (home / "dagster.yaml").write_text(
         (ROOT / "dagster.yaml").read_text().replace(": .dagster", f": {home}"), encoding="utf-8"
     )
