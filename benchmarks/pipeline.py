@@ -49,12 +49,16 @@ BARE = "bare Polars"
 # ---- The day -----------------------------------------------------------------------------------------------------
 
 
-def make(path: Path, rows: int) -> None:
-    """One day of ``rows`` events, 100 a user; 2 % without an end, 1 % far out, 0.1 % without a user."""
+def make(path: Path, rows: int, users: int = 0, days: int = 1) -> None:
+    """``rows`` events, one day after the other up to DAY; 2 % without an end, 1 % far out, 0.1 % without a user.
+
+    ``users``: how many there are in all days together; 0: one in 100 rows.
+    """
     import pyarrow.parquet as pq
 
+    users = users or max(1, rows // ROWS_OF_A_USER)
     if path.suffix == ".parquet":
-        chunks = (chunk.to_arrow() for chunk in _chunks(rows))
+        chunks = (chunk.to_arrow() for chunk in _chunks(rows, users, days))
         first = next(chunks)
         with pq.ParquetWriter(path, first.schema, compression="zstd") as out:
             out.write_table(first)
@@ -63,17 +67,17 @@ def make(path: Path, rows: int) -> None:
         return
     with path.open("wb") as text:
         text.write((",".join(engines.NAMES) + "\n").encode())
-        for chunk in _chunks(rows):
+        for chunk in _chunks(rows, users, days):
             chunk.write_csv(text, include_header=False, quote_style="never", datetime_format=engines.FORMAT)
 
 
-def _chunks(rows: int) -> Iterator[pl.DataFrame]:
+def _chunks(rows: int, users: int, days: int) -> Iterator[pl.DataFrame]:
     import polars as pl
 
-    users = max(1, rows // ROWS_OF_A_USER)
     n = pl.col("n")
     key = (n * 2_654_435_761) % 4_294_967_296
-    start = pl.datetime(2024, 3, 1) + pl.duration(seconds=key % 86_400)
+    first = dt.datetime.fromisoformat(DAY) - dt.timedelta(days=days - 1)
+    start = pl.lit(first) + pl.duration(days=n * days // rows, seconds=key % 86_400)
     value = (key // 11 % 100_000) / 100
     for first in range(0, rows, CHUNK):
         yield (
@@ -188,7 +192,7 @@ def child(case: str, source: Path, small: Path, folder: Path) -> None:
     run, needed = CASES[case]
     for name in needed:
         importlib.import_module(name)
-    imported = _memory_mb("VmRSS")
+    imported = memory_mb("VmRSS")
     (folder / "warm").mkdir()
     (folder / "out").mkdir()
     run(small, folder / "warm")
@@ -196,11 +200,12 @@ def child(case: str, source: Path, small: Path, folder: Path) -> None:
     started, cpu = time.monotonic(), time.process_time()
     run(source, folder / "out")
     cpu, wall = time.process_time() - cpu, time.monotonic() - started
-    peak = _memory_mb("VmHWM")
+    peak = memory_mb("VmHWM")
     sys.stdout.write(f"\n{cpu} {wall} {peak - imported} {peak}\n")
 
 
-def _memory_mb(what: str) -> float:
+def memory_mb(what: str) -> float:
+    """VmRSS (now) or VmHWM (the peak) of this process."""
     return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
 
 
@@ -347,6 +352,11 @@ def machine() -> str:
     )
 
 
+def taken(command: str) -> str:
+    """When, on what and by which command figures were taken."""
+    return f"{dt.datetime.now(dt.UTC):%d %B %Y}, {machine()}. `{command}`"
+
+
 INTRODUCTION = """# Benchmarks
 
 From one file of a day to all of its tables, beside bare engines that make the same tables by hand-written code, without
@@ -381,9 +391,8 @@ def main() -> None:
     if asked.write:
         only = f" --only '{asked.only}'" if asked.only else ""
         command = f"python -m benchmarks.pipeline {asked.rows} --source {asked.source} --rounds {asked.rounds}{only}"
-        taken = f"{dt.datetime.now(dt.UTC):%d %B %Y}, {machine()}. `{command}`"
         form = {"csv": "CSV", "parquet": "Parquet"}[asked.source]
-        write_section(f"{asked.rows:,} rows of {form}", [taken, "", *table])
+        write_section(f"{asked.rows:,} rows of {form}", [taken(command), "", *table])
 
 
 if __name__ == "__main__":

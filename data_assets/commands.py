@@ -358,7 +358,19 @@ def _plan_in_words(found: FilePlan) -> list[str]:
                  + (f" ({found.reject_rate:.2%})" if found.sampled_rows else "")
                  + (" of the sample" if found.sample else "") + reasons)  # fmt: skip
     lines += [f"  schema   {change.policy}: {change.text}" for change in found.changes]
+    lines += _decisions_in_words(found)
     lines.append(f"  a run    up to about {found.seconds:,.0f} CPU-s and {found.memory_mb:,} MB")
+    return lines
+
+
+def _decisions_in_words(found: FilePlan) -> list[str]:
+    """How the days would be worked on: for each way the day that would take most."""
+    lines = []
+    for mode in dict.fromkeys(decision.mode for decision in found.decisions.values()):
+        days = {day: decision for day, decision in found.decisions.items() if decision.mode == mode}
+        day, most = max(days.items(), key=lambda item: item[1].needed)
+        of_days = f"{day}, the largest of {len(days):,} days" if len(days) > 1 else day
+        lines.append(f"  memory   {most.words} ({of_days})")
     return lines
 
 

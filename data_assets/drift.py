@@ -432,12 +432,20 @@ def judge(
     """
     changes: dict[str, tuple[Change, ...]] = {}
     known = accepted
+    settled: set[tuple[Schema, dt.date]] = set()  # of thousands of files most are alike: they tell nothing new
     for file in sorted(files, key=lambda f: (f.home_day, f.path)):
+        if (file.schema, file.home_day) in settled:
+            continue
         found = compare(known, file.schema, config, file.home_day) if known is not None else []
         if found:
             changes[file.path] = tuple(found)
+        before = known
         if accepted is None and file.schema.columns and not fails(found):
             known = merge(known, file.schema, config, file.home_day)
+        if known != before:
+            settled.clear()
+        elif not found:
+            settled.add((file.schema, file.home_day))
     return changes, known
 
 

@@ -158,6 +158,7 @@ def refresh(
         budget_seconds: files that are not reached in this time are left for the next look.
         progress: called with each path before it is read.
     """
+    deadline = time.monotonic() + budget_seconds
     old = read_ledger(lake)
     listing = list_files(config, now_ns)
     retired = retired_rows(lake).filter(~pl.col("path").is_in([f.path for f in listing.files]))
@@ -169,31 +170,30 @@ def refresh(
             "the folder again, empty.",
             path="",
         )
-    deadline = time.monotonic() + budget_seconds
     mapping = _mapping(config)
     keep, todo = _compare(old, listing, mapping)
     known = (
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
     )
-    parts, read, left = [keep, retired], [], []
+    parts, read, left, settling = [keep, retired], [], [], set(listing.settling)
     for file in todo:
-        if file.path in listing.settling or time.monotonic() > deadline:
+        if file.path in settling or time.monotonic() > deadline:
             left.append(file.path)
-            parts.append(old.filter(pl.col("path") == file.path))
             continue
         progress(file.path)
         digest = _digest(config.raw_dir / file.path)
         before = known.get(file.path)
+        rows = old.clear() if before is None else old.filter(pl.col("path") == file.path)
         if before is not None and before["content_hash"] == digest and _reads_alike(before["mapping"], mapping):
-            same = old.filter(pl.col("path") == file.path)
             parts.append(
-                same.with_columns(
+                rows.with_columns(
                     mtime_ns=pl.lit(file.mtime_ns, pl.Int64), size=pl.lit(file.size, pl.Int64), mapping=pl.lit(mapping)
                 )
             )
             continue
         read.append(file.path)
-        parts.append(_read_file(config, file, digest, mapping, old.filter(pl.col("path") == file.path)))
+        parts.append(_read_file(config, file, digest, mapping, rows))
+    parts.append(old.filter(pl.col("path").is_in(left)))
     rules = drift.rules(config)
     version = lake.current(LANDED_FILES.name, None)
     judged_alike = old.is_empty() or (version is not None and version.notes.get("drift") == rules)
@@ -201,7 +201,7 @@ def refresh(
     if not (judged_alike and ledger.equals(old)):
         ledger = judge(ledger, config)
         lake.write(LANDED_FILES, None, ledger.lazy(), {"drift": rules})
-    return Refresh(ledger, listing, tuple(read), tuple(p for p in left if p not in listing.settling))
+    return Refresh(ledger, listing, tuple(read), tuple(p for p in left if p not in settling))
 
 
 def retired_rows(lake: Lake) -> pl.DataFrame:
@@ -252,7 +252,8 @@ def seen_files(ledger: pl.DataFrame) -> list[drift.SeenFile]:
     """The files whose schema counts: those that can be read and whose mapping works."""
     usable = ledger.filter(pl.col("error").is_null() & pl.col("schema").is_not_null())
     files = usable.unique("path", keep="first", maintain_order=True).select("path", "home_day", "schema")
-    return [drift.SeenFile(path, day, drift.Schema.from_json(text)) for path, day, text in files.iter_rows()]
+    schemas = {text: drift.Schema.from_json(text) for text in files["schema"].unique()}
+    return [drift.SeenFile(path, day, schemas[text]) for path, day, text in files.iter_rows()]
 
 
 def judge(ledger: pl.DataFrame, config: PipelineConfig) -> pl.DataFrame:

@@ -25,7 +25,10 @@ EAGER_ROWS = 2_000_000
 FIXED_BYTES = 24  # of a row: start, end and value
 NUMBER_BYTES, TEXT_BYTES = 8, 16  # of a user; a text of more than TEXT_INLINE bytes stands elsewhere as well
 TEXT_INLINE = 12
-HELD_FACTOR = 3.8  # what holding a day takes at its peak, to the bytes of its rows: `python -m benchmarks.memory`
+# What holding a day takes at its peak: so many times the bytes of its rows, and what the engine keeps beside, which
+# grows with small days alone. `python -m benchmarks.memory`: 22, 199, 481, 1,332 MB for 0.1, 1, 3, 10 million rows.
+HELD_FACTOR = 3.8
+KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES = 100, 80_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def needed(rows: int, text_length: float | None = None) -> int:
     user = float(NUMBER_BYTES)
     if text_length is not None:
         user = TEXT_BYTES + (text_length if text_length > TEXT_INLINE else 0)
-    return int(rows * (FIXED_BYTES + user) * HELD_FACTOR)
+    return int(rows * (FIXED_BYTES + user) * HELD_FACTOR) + min(rows * KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES)
 
 
 def decide(rows: int, needs: int, available_bytes: int, config: MemoryConfig) -> Decision:

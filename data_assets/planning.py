@@ -13,6 +13,7 @@ import codecs
 import datetime as dt
 import io
 import json
+import math
 import re
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_assets import drift, ingest
+from data_assets import drift, ingest, memory
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
 from data_assets.errors import SourceFileError, nearest, visible
 from data_assets.ingest import columnar
@@ -55,17 +56,17 @@ _BROKEN_FACTOR = 10
 _SNIFFED_CHARACTERS = 256 << 10
 _COUNTED = pl.Schema({"day": pl.Date(), "reasons": pl.List(pl.String()), "n": pl.Int64()})
 
-# Measured with `run --json` on two cores, a file of six columns and 64 bytes a row: 1M and 3M rows of one day (6.0 and
-# 9.8 CPU-s, 442 and 625 MB), 3M rows of 30 days with 100,000 users each (29.9 CPU-s, 1,077 MB), 500,000 quoted rows
-# (10.8 CPU-s) and the 365 days of flights (79 CPU-s, 505 MB). A sample repeats fewer users than its file: upper bounds.
+# Measured with `python -m benchmarks.memory`: two cores, five columns, 100,000 to 10 million rows of one day. Beyond
+# what a day is held for it takes no more, however many rows it has; Parquet takes more than CSV. A day is from
+# `python -m benchmarks.scale days`, the exact lane from `run --json` of 500,000 quoted rows (10.8 CPU-s).
 _START_SECONDS = 4.0
-_FAST_SECONDS_PER_ROW = 2e-6
+_FAST_SECONDS_PER_ROW = 1.7e-6
 _EXACT_SECONDS_PER_ROW = 12e-6
 _SECONDS_PER_DAY = 0.2
-_SECONDS_PER_USER_DAY = 5e-6
+_SECONDS_PER_USER_DAY = 1e-6
 _START_MB = 350
-_BYTES_PER_ROW_OF_A_DAY = 90
-_BYTES_PER_USER_DAY = 220
+_BYTES_PER_ROW_OF_A_DAY = 160
+_BYTES_PER_USER_DAY = 200
 _WIDE = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -115,6 +116,7 @@ class FilePlan:
         reasons: reason to records of the sample.
         changes: what its schema differs in from that of the files before, or the accepted one.
         memory_mb, seconds: what a run over this file alone would take.
+        decisions: how each of those days would be worked on, as far as this file goes, by what memory there is now.
     """
 
     path: str
@@ -141,6 +143,7 @@ class FilePlan:
     changes: tuple[drift.Change, ...] = ()
     memory_mb: int = 0
     seconds: float = 0.0
+    decisions: Mapping[str, memory.Decision] = field(default_factory=dict)
 
     @property
     def reject_rate(self) -> float:
@@ -424,17 +427,23 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
         home = first if isinstance(first, dt.date) else None
     home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
     counted = pl.DataFrame({"day": [home], "reasons": [[]], "n": [0]}, schema=_COUNTED)
-    user_days = 0
+    user_days, text_length = 0, None
     if records.physical_rows:
         judged = ingest.classify(records, known.path, home, config).select("day", "reasons", "user_id")
-        by_reasons, users = pl.collect_all(
+        valid = judged.filter(pl.col("reasons").list.len() == 0)
+        counted, users = pl.collect_all(
             [
                 judged.group_by("day", "reasons").agg(pl.len().cast(pl.Int64).alias("n")),
-                judged.filter(pl.col("reasons").list.len() == 0).select(pl.struct("day", "user_id").n_unique()),
+                valid.select(
+                    pl.struct("day", "user_id").n_unique(),
+                    pl.len().alias("rows"),
+                    length=pl.col("user_id").cast(pl.String).str.len_bytes().mean(),
+                ),
             ],
             engine="streaming",
         )
-        counted, user_days = by_reasons, int(users.item())
+        user_days, valid_rows, text_length = users.row(0)
+        user_days = _of_all(user_days, valid_rows, known.rows / max(1, known.sampled_rows))
     refused = counted.filter(pl.col("reasons").list.len() > 0)
     reasons = (
         refused.explode("reasons")
@@ -444,11 +453,14 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
     )
     days = dict(counted.group_by("day").agg(pl.sum("n")).sort("day").iter_rows())
     rows, scale = known.rows, known.rows / max(1, known.sampled_rows)
+    length = (text_length or 0.0) if config.source.types.user_id == "string" else None
     cost = _EXACT_SECONDS_PER_ROW if known.lane == "exact" else _FAST_SECONDS_PER_ROW
+    held = min(max(days.values(), default=0) * scale, memory.EAGER_ROWS)
     state = _state(config, known.path, stat, [d.isoformat() for d in days])
     return replace(
         known,
         days={day.isoformat(): n for day, n in days.items()},
+        decisions=_decisions(config, counted.filter(pl.col("reasons").list.len() == 0), scale, length),
         new=tuple(state["new"]),
         changed=tuple(state["changed"]),
         unchanged=tuple(state["unchanged"]),
@@ -456,13 +468,42 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
         reasons=dict(reasons.iter_rows()),
         changes=_changes(config, known.path, records, home),
         seconds=round(
-            _START_SECONDS + cost * rows + _SECONDS_PER_DAY * len(days) + _SECONDS_PER_USER_DAY * user_days * scale, 1
+            _START_SECONDS + cost * rows + _SECONDS_PER_DAY * len(days) + _SECONDS_PER_USER_DAY * user_days, 1
         ),
-        memory_mb=round(
-            _START_MB
-            + (_BYTES_PER_ROW_OF_A_DAY * max(days.values(), default=0) + _BYTES_PER_USER_DAY * user_days) * scale / 1e6
-        ),
+        memory_mb=round(_START_MB + (_BYTES_PER_ROW_OF_A_DAY * held + _BYTES_PER_USER_DAY * user_days) / 1e6),
     )
+
+
+def _of_all(seen: int, rows: int, scale: float) -> int:
+    """How many different ones the whole has, of which a sample of so many rows has ``seen``, the whole ``scale`` of it.
+
+    As if each row drew one of them by lot: a sample in which hardly any comes again is one of very many, a sample in
+    which all do has them all.
+    """
+    if scale <= 1 or seen >= rows:
+        return round(seen * scale)
+    low, high = float(seen), float(seen) * rows
+    for _ in range(64):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _drawn(middle, rows) < seen else (low, middle)
+    return round(_drawn(high, rows * scale))
+
+
+def _drawn(of: float, draws: float) -> float:
+    """How many different ones so many draws out of ``of`` bring to light, on average."""
+    return -of * math.expm1(-draws / of)
+
+
+def _decisions(
+    config: PipelineConfig, valid: pl.DataFrame, scale: float, text_length: float | None
+) -> dict[str, memory.Decision]:
+    """How each day would be worked on, by the events that the sample has of it (``day``, ``n``)."""
+    available = memory.available(config.memory)
+    events = {day.isoformat(): round(n * scale) for day, n in valid.sort("day").select("day", "n").iter_rows()}
+    return {
+        day: memory.decide(rows, memory.needed(rows, text_length), available, config.memory)
+        for day, rows in events.items()
+    }
 
 
 def _changes(config: PipelineConfig, relative: str, records: ingest.Records, home: dt.date) -> tuple[drift.Change, ...]:

@@ -43,7 +43,7 @@ POINTER = ".current.json"
 VERSIONS = ".versions"
 FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
-BATCH = 262_144  # rows that go into the warehouse at a time
+BATCH = 262_144  # about so many rows go into the warehouse, and come out of it, at a time
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
 PARQUET: dict[str, Any] = {  # how days are written
@@ -494,16 +494,10 @@ class Warehouse:
                     f'DELETE FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[]))',  # noqa: S608 - own name
                     [list(frames)],
                 ).fetchall()
-                for day, frame in frames.items():
-                    rows[day] = 0
-                    for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
-                        rows[day] += batch.height
-                        connection.register("incoming", batch.to_arrow())
-                        connection.execute(
-                            f'INSERT INTO "{contract.name}" BY NAME SELECT ?::DATE AS date, * FROM incoming',  # noqa: S608
-                            [day],
-                        ).fetchall()
-                        connection.unregister("incoming")
+                for part in _dated(contract, frames, rows):
+                    connection.register("incoming", part.to_arrow())
+                    connection.execute(f'INSERT INTO "{contract.name}" BY NAME SELECT * FROM incoming').fetchall()  # noqa: S608
+                    connection.unregister("incoming")
                 connection.execute(
                     "DELETE FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
                     [contract.name, list(frames)],
@@ -650,6 +644,24 @@ SELECT date, kpi, value, usual, robust_spread,
        CASE WHEN len(earlier_values) >= 5 THEN abs(value - usual) > 3 * robust_spread END AS is_unusual
 FROM spread
 """
+
+
+def _dated(contract: Table, frames: Mapping[str, pl.LazyFrame], rows: dict[str, int]) -> Iterator[pl.DataFrame]:
+    """The days' rows with their ``date``, in batches, small days put together: an insert costs as much as 100 rows.
+
+    ``rows`` is given each day's height.
+    """
+    held: list[pl.DataFrame] = []
+    for day, frame in frames.items():
+        rows[day] = 0
+        for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
+            rows[day] += batch.height
+            held.append(batch.insert_column(0, pl.lit(day).str.to_date("%Y-%m-%d").alias("date")))
+            if sum(part.height for part in held) >= BATCH:
+                yield pl.concat(held)
+                held.clear()
+    if held:
+        yield pl.concat(held)
 
 
 def _literal(text: str) -> str:

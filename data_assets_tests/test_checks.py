@@ -276,3 +276,22 @@ def test_every_check_is_declared_for_the_asset_that_it_judges() -> None:
         assert len(names) == len(set(names))
         assert all(spec.blocking and spec.description for spec in checks.specs(table, partitions))
         assert all(spec.asset_key == AssetKey(table) for spec in checks.specs(table, partitions))
+
+
+@pytest.mark.parametrize(("name", "row"), [("session_metrics", SESSIONS), ("outliers", OUTLIER), ("daily_kpis", KPIS)])
+def test_the_quick_look_at_a_contract_passes_nothing_that_pandera_refuses(name: str, row: dict[str, object]) -> None:
+    table = TABLES[name]
+    good = rows(name, row).collect()
+    assert table.is_surely_kept(good)
+    assert table.is_surely_kept(good.with_columns(surplus=1)) == table.is_open
+    for column in table.columns:
+        null = good.with_columns(pl.lit(None, column.dtype).alias(column.name))
+        bad = [good.drop(column.name), good.with_columns(pl.lit([1]).alias(column.name))]
+        bad += [] if column.nullable else [null]
+        for bound, step in ((column.minimum, -1), (column.maximum, 1)):
+            if bound is not None:
+                bad.append(good.with_columns(pl.lit(bound + step).cast(column.dtype).alias(column.name)))
+        for frame in bad:
+            assert not table.is_surely_kept(frame), (column.name, frame)
+            assert not checks.contract(table, frame.lazy()).passed
+        assert table.is_surely_kept(null) == column.nullable == checks.contract(table, null.lazy()).passed

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from data_assets import guessing, ingest, planning
+from data_assets import guessing, ingest, memory, planning, runs
 from data_assets.cli import main
 from data_assets.config import PipelineConfig, load_config
 
@@ -124,6 +124,50 @@ def test_plan_says_days_new_changed_and_as_made_and_writes_nothing(tmp_path, mon
     assert (again["new"], again["changed"], again["unchanged"]) == (["2024-01-20"], ["2024-01-01"], [])
     words = cli("plan").stdout
     assert "2, 2024-01-01 to 2024-01-20: 1 new, 1 changed, 0 as made" in words
+
+
+@pytest.mark.parametrize(("limit", "mode"), [("auto", "eager"), ("1MB", "streaming")])
+def test_plan_says_how_each_day_will_be_worked_on_and_the_run_does_so(tmp_path, monkeypatch, project_at, limit, mode):
+    (tmp_path / "data/raw").mkdir(parents=True)
+    settings = f"start_date: 2024-01-01\nsource: {{settle_seconds: 0}}\nmemory: {{limit: {limit}}}\n"
+    (tmp_path / "pipeline.yaml").write_text(settings + "quality: {max_quarantine_rate: 1}\n")
+    lines = [*(line(n) for n in range(40)), line(10_000), line(20_000, bad=True)]
+    (tmp_path / "data/raw/a.csv").write_text("\n".join([HEADER, *lines]))
+    monkeypatch.chdir(tmp_path)
+    (found,) = json.loads(cli("plan", "--json").stdout)["files"]
+    decisions = found["decisions"]
+    assert [d["mode"] for d in decisions.values()] == [mode, mode]
+    assert [d["needed"] for d in decisions.values()] == [memory.needed(40), memory.needed(1)]
+    assert (decisions["2024-01-01"]["available"] == 0) == (limit == "1MB")
+    words = cli("plan").stdout
+    assert f"  memory   {mode}: holding the day would take 0 MB" in words
+    assert "(2024-01-01, the largest of 2 days)" in words
+
+    project_at(tmp_path, tmp_path).run("2024-01-01", "2024-01-02")
+    (of_run,) = runs.read(load_config().lake_dir).filter(pl.col("decision").is_not_null()).unique("decision").to_dicts()
+    assert (of_run["decision"], of_run["predicted_mb"]) == (mode, pytest.approx(memory.needed(40) / 1e6, abs=0.001))
+
+
+def test_what_holding_a_day_takes_is_foretold_from_a_sample_too(big, tmp_path):
+    found = planning.plan_file(PipelineConfig(data_dir=tmp_path / "data"), big / "table.parquet", "table.parquet")
+    assert sum(d.needed for d in found.decisions.values()) == pytest.approx(memory.needed(196_000), rel=0.01)
+    texts = PipelineConfig.model_validate({"data_dir": tmp_path / "data", "source": {"types": {"user_id": "string"}}})
+    as_text = planning.plan_file(texts, big / "table.parquet", "table.parquet")
+    assert sum(d.needed for d in as_text.decisions.values()) == pytest.approx(memory.needed(200_000, 3.0), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seen", "rows", "scale", "low", "high"),
+    [
+        (0, 0, 1, 0, 0),
+        (40, 60, 1, 40, 40),  # the sample is the whole
+        (1_000, 100_000, 100, 1_000, 1_000),  # all came up many times
+        (100, 100, 50, 5_000, 5_000),  # none came up twice
+        (93_700, 100_000, 100, 730_000, 780_000),  # 100,000 draws of 750,000 users bring up about 93,700
+    ],
+)
+def test_users_of_a_file_are_foretold_from_how_often_they_come_up_in_the_sample(seen, rows, scale, low, high):
+    assert low <= planning._of_all(seen, rows, scale) <= high
 
 
 def test_plan_says_how_the_schema_differs_from_that_of_the_files_before(tmp_path, monkeypatch):
