@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
 USER, START, END = "user_id", "session_start", "session_end"
-_KEY = "__key"
+_KEY, _NEXT = "__key", "__next"
 
 
 def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> Iterator[pl.DataFrame]:
@@ -56,8 +56,8 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
 def filled(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with missing ends filled; all rows of a user must be there. Rows that had an end come first.
 
-    A user and a start make one whole number a row. Nothing is sorted but those of the rows that miss an end; each of
-    the other rows belongs to the last of them before it, and counts there if it is the first one.
+    A user and a start make one whole number a row, and only these numbers are sorted, which is several times faster
+    than sorting rows: the first one from that of a missing end on tells where its end stands.
     """
     is_open = pl.col(END).is_null()
     open_ = rows.filter(is_open)
@@ -65,24 +65,17 @@ def filled(rows: pl.DataFrame) -> pl.DataFrame:
         return rows
     closed = rows.filter(~is_open)
     known, asked, span = _keys(closed, open_)
+    in_order = known.drop_nulls().sort()
     keys = asked.unique().sort()
-    ends = closed.select(END, key=known).filter(pl.col("key") >= keys[0])
-    ends = ends.with_columns(place=keys.search_sorted(ends["key"], side="right") - 1)
-    first = ends.group_by("place").agg(first=pl.col("key").min())
-    earliest = (
-        ends.join(first, on="place")
-        .filter(pl.col("key") == pl.col("first"))
-        .group_by("place")
-        .agg(pl.col(END).min(), pl.col("first").first())
+    next_ = in_order.gather(in_order.search_sorted(keys), null_on_oob=True)
+    found = pl.DataFrame({_KEY: keys, _NEXT: next_}).filter(pl.col(_KEY) // span == pl.col(_NEXT) // span)
+    ends = (
+        closed.select(END, known.alias(_NEXT))
+        .join(found.select(_NEXT).unique(), on=_NEXT)
+        .group_by(_NEXT)
+        .agg(pl.col(END).min())
     )
-    user = pl.col(_KEY) // span
-    answers = (
-        keys.to_frame(_KEY)
-        .with_row_index("place")
-        .join(earliest, on="place", how="left", maintain_order="left")
-        .with_columns(pl.col(END, "first").backward_fill())
-        .select(_KEY, pl.when(pl.col("first") // span == user).then(END))
-    )
+    answers = found.join(ends, on=_NEXT).select(_KEY, END)
     answered = open_.drop(END).with_columns(asked.alias(_KEY)).join(answers, on=_KEY, how="left")
     return pl.concat([closed, answered.select(closed.columns)])
 
