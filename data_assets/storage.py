@@ -45,7 +45,7 @@ FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
 BATCH = 262_144  # about so many rows go into the warehouse, and come out of it, at a time
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
-ROW_GROUP = 131_072  # small enough to prune and to stream, measured in docs/decisions/0002
+ROW_GROUP = 262_144  # small enough to prune and to stream, measured in docs/decisions/0002
 PARQUET: dict[str, Any] = {  # how days are written
     "compression": "zstd",
     "compression_level": 1,
