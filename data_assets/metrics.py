@@ -194,8 +194,8 @@ class DayFigures:
         """The column ``value``."""
         column, about = self.events.select(VALUE), self.bounds.get("value about", 0)
         if about <= quantities.MOST_DISTINCT:
-            return quantities.describe(quantities.frequencies(column).collect(engine="streaming"))
-        unique = quantities.count_distinct(column, about, self._many)
+            return quantities.describe(quantities.frequencies(column, self.rows))
+        unique = quantities.count_distinct(column, self.rows, about, self._many)
         return quantities.describe(quantities.one_by_one(column), unique)
 
     @property
@@ -212,7 +212,8 @@ class DayFigures:
         """How many different values a column that is no quantity has."""
         if label == USER:
             return self._left_by_sessions[2]
-        return quantities.count_distinct(self.events.select(label), self.bounds.get(f"{label} about", 0), self._many)
+        about = self.bounds.get(f"{label} about", 0)
+        return quantities.count_distinct(self.events.select(label), self.rows, about, self._many)
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
@@ -304,7 +305,7 @@ class _Durations:
 
     def add(self, durations: pl.DataFrame) -> None:
         """Those of some events, as the only column."""
-        both = pl.concat([self._held, quantities.frequencies(durations.lazy()).collect()])
+        both = pl.concat([self._held, quantities.frequencies(durations.lazy(), durations.height)])
         self._held = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
         if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
             return
@@ -326,8 +327,8 @@ class _Durations:
         if not self._written:
             return quantities.describe(self._held)
         column = self._all().select(NUMBER)
-        about = int(column.select(pl.first().approx_n_unique()).collect(engine="streaming").item())
-        return quantities.describe(self._all(), quantities.count_distinct(column, about, self.scratch))
+        rows, about = column.select(pl.len(), pl.col(NUMBER).approx_n_unique()).collect(engine="streaming").row(0)
+        return quantities.describe(self._all(), quantities.count_distinct(column, rows, about, self.scratch))
 
     def spread(self) -> Lengths:
         """How they spread."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MOST_DISTINCT = 1_000_000  # a table of so many numbers takes 16 MB
+PIECE_ROWS = 8_388_608
 MOST_PARTS = 128  # so many files the engine keeps open; of more parts it makes several files each, slow to read
 FIXED = 1_000_000_000  # fixed point: units of a sum of values
 FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits
@@ -67,9 +68,21 @@ class Numbers:
         return max(abs(self.low or 0.0), abs(self.high or 0.0))
 
 
-def frequencies(column: pl.LazyFrame) -> pl.LazyFrame:
-    """The numbers of a frame's only column, each once, as ``number``, with how often, as ``times`` (int64)."""
-    return column.select(pl.first().alias(NUMBER)).group_by(NUMBER).agg(pl.len().cast(pl.Int64).alias(TIMES))
+def frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame:
+    """The values of a frame's only column, each once, as ``number``, with how often, as ``times`` (int64).
+
+    So many rows at a time: over all of them at once the engine sometimes holds most rows on their way.
+    """
+    found = _frequencies(column.head(PIECE_ROWS))
+    for first in range(PIECE_ROWS, rows, PIECE_ROWS):
+        both = pl.concat([found, _frequencies(column.slice(first, PIECE_ROWS))])
+        found = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+    return found
+
+
+def _frequencies(column: pl.LazyFrame) -> pl.DataFrame:
+    value = pl.first().alias(NUMBER)
+    return _collected(column.select(value).group_by(NUMBER).agg(pl.len().cast(pl.Int64).alias(TIMES)))
 
 
 def one_by_one(column: pl.LazyFrame) -> pl.LazyFrame:
@@ -106,17 +119,19 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
     return Numbers(rows, count, unique or 0, total, low, high, quartiles, std)
 
 
-def count_distinct(column: pl.LazyFrame, about: int, scratch: Path | None) -> int:
+def count_distinct(column: pl.LazyFrame, rows: int, about: int, scratch: Path | None) -> int:
     """How many different values, nulls left out, a frame's only column holds.
 
     Args:
         column: the values.
-        about: how many they are, roughly. More than MOST_DISTINCT are counted in parts below ``scratch``.
+        rows: how many rows it has.
+        about: how many values are different, roughly. More than MOST_DISTINCT are counted in parts below ``scratch``.
         scratch: a folder; without it all are held at once.
     """
     value = pl.first()
     if scratch is None or about <= MOST_DISTINCT:
-        return int(_collected(column.select(value.drop_nulls().n_unique())).item())
+        held = frequencies(column, rows)
+        return held.height - held[NUMBER].null_count()
     count = min(MOST_PARTS, -(-about * _PART_SHARE // MOST_DISTINCT))
     found = 0
     with parts_on_disk(column.drop_nulls(), value.hash() % count, scratch) as parts:

@@ -380,6 +380,7 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(filling, "PART_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
+        patch.setattr(quantities, "PIECE_ROWS", part_rows)
         patch.setattr(metrics, "MOST_USERS", part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, Path(folder)))
         assert not list(Path(folder).iterdir())
@@ -432,7 +433,7 @@ def test_one_users_huge_value_leaves_the_others_exact():
 @example([1.7e308, -1.7e308, 0.0])
 def test_std_and_quartiles_of_any_doubles(numbers):
     column = values(*numbers).select("value")
-    found = quantities.describe(quantities.frequencies(column).collect())
+    found = quantities.describe(quantities.frequencies(column, len(numbers)))
     assert quantities.describe(quantities.one_by_one(column), len({n + 0.0 for n in numbers})) == found
     ordered = sorted(numbers)
     for probability, q in zip((0.25, 0.5, 0.75), found.quartiles, strict=True):
@@ -458,7 +459,10 @@ def test_order_statistics_pick_the_sorted_column(count):
     ]
     ranks = sorted({rng.randrange(count) for _ in range(20)})
     column = values(*numbers, None).select("value").drop_nulls()
-    for held, rows in ((True, quantities.frequencies(column)), (False, quantities.one_by_one(column))):
+    for held, rows in (
+        (True, quantities.frequencies(column, count).lazy()),
+        (False, quantities.one_by_one(column)),
+    ):
         found = quantities._order_statistics(rows, ranks, is_held=held)
         assert found == {r: sorted(numbers)[r] for r in ranks}
 
