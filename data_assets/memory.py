@@ -6,7 +6,8 @@ engine's own switches (``engine.py``). All ways give the same tables, byte for b
 
 - ``eager``: the day's columns are held as a whole. Up to EAGER_ROWS the fastest; above, parts that fit the processor's
   cache are faster however much memory there is (docs/decisions/0008).
-- ``lazy``: the users' rows in parts on disk, one part at a time; different values of a column are held all at once.
+- ``lazy``: the users' rows in parts on disk, one part at a time, and so what many users come to; different values of
+  a column are held all at once.
 - ``streaming``: those are counted in parts on disk too, where they are many; a day of any size needs about the same.
 """
 

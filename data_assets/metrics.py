@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
-MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, where memory is short
+MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, of a day in parts
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
 USER, START, END, VALUE, TYPE = "user_id", "session_start", "session_end", "value", "event_type"
@@ -134,10 +134,9 @@ class DayFigures:
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
-        """``rows``, and by column and figure: count, nulls, min, max, when streaming about. One scan.
+        """``rows``, and by column and figure: count, nulls, min, max. One scan.
 
-        ``about``: how many are different, roughly; ``value whole``: all values are whole numbers. Times are
-        microseconds since 1970.
+        ``value whole``: all values are whole numbers. Times are microseconds since 1970.
 
         Raises:
             ContractError: a value is not finite, or a duration does not fit into 64 bits of microseconds.
@@ -150,9 +149,7 @@ class DayFigures:
                 ("nulls", pl.col(name).null_count()),
                 ("min", pl.col(name).min()),
                 ("max", pl.col(name).max()),
-                ("about", pl.col(name).approx_n_unique()),
             )
-            if figure != "about" or self._many is not None
         }
         value = pl.col(VALUE)
         figures |= {"value finite": value.is_finite().all(), "value whole": (value == value.floor()).all()}
@@ -192,10 +189,12 @@ class DayFigures:
     @cached_property
     def values(self) -> Numbers:
         """The column ``value``."""
-        column, about = self.events.select(VALUE), self.bounds.get("value about", 0)
-        if about <= quantities.MOST_DISTINCT:
-            return quantities.describe(quantities.frequencies(column, self.rows))
-        unique = quantities.count_distinct(column, self.rows, about, self._many)
+        column = self.events.select(VALUE)
+        count = quantities.frequencies if self._many is None else quantities.few_frequencies
+        held = count(column, self.rows)
+        if held is not None:
+            return quantities.describe(held)
+        unique = quantities.count_distinct(column, self.rows, self._many)
         return quantities.describe(quantities.one_by_one(column), unique)
 
     @property
@@ -212,8 +211,7 @@ class DayFigures:
         """How many different values a column that is no quantity has."""
         if label == USER:
             return self._left_by_sessions[2]
-        about = self.bounds.get(f"{label} about", 0)
-        return quantities.count_distinct(self.events.select(label), self.rows, about, self._many)
+        return quantities.count_distinct(self.events.select(label), self.rows, self._many)
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
@@ -226,7 +224,7 @@ class DayFigures:
     def sessions(self, precision: int) -> pl.LazyFrame:
         """The table session_metrics: see :func:`session_metrics`. Of very many users it is read from disk."""
         columns = self.events.select(USER, START, END, VALUE)
-        self._users = users = _Users(_table("session_metrics", self.events).empty(), self._many)
+        self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
         with ExitStack() as stack:
             lengths = _Durations(self._many, stack)
             for part in filling.durations(columns, self.rows, self._parts):
@@ -305,7 +303,7 @@ class _Durations:
 
     def add(self, durations: pl.DataFrame) -> None:
         """Those of some events, as the only column."""
-        both = pl.concat([self._held, quantities.frequencies(durations.lazy(), durations.height)])
+        both = pl.concat([self._held, quantities.tally(durations.lazy())])
         self._held = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
         if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
             return
@@ -327,8 +325,8 @@ class _Durations:
         if not self._written:
             return quantities.describe(self._held)
         column = self._all().select(NUMBER)
-        rows, about = column.select(pl.len(), pl.col(NUMBER).approx_n_unique()).collect(engine="streaming").row(0)
-        return quantities.describe(self._all(), quantities.count_distinct(column, rows, about, self.scratch))
+        rows = int(column.select(pl.len()).collect(engine="streaming").item())
+        return quantities.describe(self._all(), quantities.count_distinct(column, rows, self.scratch))
 
     def spread(self) -> Lengths:
         """How they spread."""

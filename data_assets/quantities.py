@@ -73,14 +73,31 @@ def frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame:
 
     So many rows at a time: over all of them at once the engine sometimes holds most rows on their way.
     """
-    found = _frequencies(column.head(PIECE_ROWS))
-    for first in range(PIECE_ROWS, rows, PIECE_ROWS):
-        both = pl.concat([found, _frequencies(column.slice(first, PIECE_ROWS))])
-        found = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+    *_, found = _growing(column, rows)
     return found
 
 
-def _frequencies(column: pl.LazyFrame) -> pl.DataFrame:
+def few_frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame | None:
+    """The same, given up where more than MOST_DISTINCT values are different."""
+    found = None
+    for found in _growing(column, rows):
+        if found.height > MOST_DISTINCT:
+            return None
+    return found
+
+
+def _growing(column: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    """The frequencies in a first piece, in two, and so on."""
+    found = tally(column.head(PIECE_ROWS))
+    yield found
+    for first in range(PIECE_ROWS, rows, PIECE_ROWS):
+        both = pl.concat([found, tally(column.slice(first, PIECE_ROWS))])
+        found = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+        yield found
+
+
+def tally(column: pl.LazyFrame) -> pl.DataFrame:
+    """The same over all rows at once."""
     value = pl.first().alias(NUMBER)
     return _collected(column.select(value).group_by(NUMBER).agg(pl.len().cast(pl.Int64).alias(TIMES)))
 
@@ -119,26 +136,30 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
     return Numbers(rows, count, unique or 0, total, low, high, quartiles, std)
 
 
-def count_distinct(column: pl.LazyFrame, rows: int, about: int, scratch: Path | None) -> int:
+def count_distinct(column: pl.LazyFrame, rows: int, scratch: Path | None) -> int:
     """How many different values, nulls left out, a frame's only column holds.
 
     Args:
         column: the values.
         rows: how many rows it has.
-        about: how many values are different, roughly. More than MOST_DISTINCT are counted in parts below ``scratch``.
-        scratch: a folder; without it all are held at once.
+        scratch: a folder, in parts below which more than MOST_DISTINCT are counted; without it all are held at once.
     """
-    value = pl.first()
-    if scratch is None or about <= MOST_DISTINCT:
-        held = frequencies(column, rows)
-        return held.height - held[NUMBER].null_count()
-    count = min(MOST_PARTS, -(-about * _PART_SHARE // MOST_DISTINCT))
+    if scratch is None:
+        return _known(frequencies(column, rows))
+    held = few_frequencies(column, rows)
+    if held is not None:
+        return _known(held)
+    count = min(MOST_PARTS, -(-rows * _PART_SHARE // MOST_DISTINCT))
     found = 0
-    with parts_on_disk(column.drop_nulls(), value.hash() % count, scratch) as parts:
+    with parts_on_disk(column.drop_nulls(), pl.first().hash() % count, scratch) as parts:
         for part in parts:
             found += pl.read_parquet(part, glob=False, hive_partitioning=False).to_series().n_unique()
             part.unlink()
     return found
+
+
+def _known(held: pl.DataFrame) -> int:
+    return held.height - held[NUMBER].null_count()
 
 
 @contextlib.contextmanager
