@@ -25,7 +25,7 @@ _KEY, _NEXT = "__key", "__next"
 
 
 def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> Iterator[pl.DataFrame]:
-    """The events with missing ends filled, and their duration, in parts that share no user.
+    """The events with missing ends filled, and their duration, in parts that share no user; some may be empty.
 
     Args:
         events: a day, with ``user_id``, ``session_start``, ``session_end`` and any other columns. The span of its
@@ -49,8 +49,15 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
     with parts_on_disk(events, pl.col(USER).hash() % count, scratch) as parts:
         for path in parts:
-            yield pl.read_parquet(path, glob=False, hive_partitioning=False)
+            part = pl.read_parquet(path, glob=False, hive_partitioning=False)
             path.unlink()
+            pieces = -(-part.height // (2 * PART_ROWS))  # smaller ones cost more by themselves than they save
+            if pieces == 1:
+                yield part
+                continue
+            of_user = part.select(pl.col(USER).hash() // count % pieces).to_series()
+            for number in range(pieces):
+                yield part.filter(of_user == number)
 
 
 def filled(rows: pl.DataFrame) -> pl.DataFrame:
