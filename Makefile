@@ -72,11 +72,13 @@ bench: setup .venv/.flights ## what a day costs beside bare engines; writes docs
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.days imports empty month
 
-bench-full: bench ## the same with 10 and 50 million rows and whole years; an hour
+bench-full: bench ## the same up to 244 million rows, many days and files; two hours and a half
 	$(BIN)/python -m benchmarks.pipeline 10000000 --rounds 2 --write
 	$(BIN)/python -m benchmarks.pipeline 10000000 --source parquet --rounds 2 --write
-	$(BIN)/python -m benchmarks.pipeline 50000000 --only data_assets --rounds 1 --write
-	$(BIN)/python -m benchmarks.pipeline 50000000 --source parquet --only data_assets --rounds 1 --write
+	$(BIN)/python -m benchmarks.pipeline 50000000 --only graph --rounds 1 --write
+	$(BIN)/python -m benchmarks.pipeline 244000000 --source parquet --only graph --rounds 1 --write
+	$(BIN)/python -m benchmarks.memory --write
+	$(BIN)/python -m benchmarks.scale --write
 	$(BIN)/python -m benchmarks.ingest 10000000
 	$(BIN)/python -m benchmarks.days year ticks
 

@@ -1,7 +1,7 @@
 """What a day costs from its file to all of its tables, beside bare engines that make the same tables by hand.
 
-Here: `python -m benchmarks.pipeline ROWS [--rounds N] [--source csv|parquet] [--only TEXT] [--write]`. The day is
-generated, the same each time. Each case runs in a process of its own, cases interleaved, and the best of the rounds
+Here: `python -m benchmarks.pipeline ROWS [--rounds N] [--source csv|parquet] [--only TEXT] [--limit MB] [--write]`. The
+day is generated, the same each time. Each case runs in a process of its own, cases interleaved, and the best of the rounds
 counts: CPU seconds, wall seconds, peak memory above the imports. Before it is measured each case makes a day of 1,000
 rows, so that nobody pays for what is done once. The tables of all cases are compared. ``--write`` puts the figures into
 docs/benchmarks.md. Not here: what the bare engines do (``engines.py``), ingest alone (``ingest.py``), many days
@@ -14,6 +14,7 @@ PANDAS_PYTHON names an interpreter that has it; what is missing is said.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import importlib
 import importlib.metadata
@@ -271,7 +272,28 @@ def differences(these: dict[str, float], those: dict[str, float]) -> list[str]:
     ]
 
 
-def measured(rows: int, kind: str, rounds: int, wanted: str) -> dict[str, list[float]]:
+@contextlib.contextmanager
+def limited(megabytes: int | None) -> Iterator[list[str]]:
+    """Words before a command that hold it and its children to so much memory; the kernel kills what takes more.
+
+    Linux, with the right to make a control group; page cache counts too, but gives way.
+    """
+    if megabytes is None:
+        yield []
+        return
+    first = Path("/sys/fs/cgroup/memory")
+    older = first.is_dir()
+    group = (first if older else first.parent) / f"benchmark-{os.getpid()}"
+    group.mkdir()
+    try:
+        limit = group / ("memory.limit_in_bytes" if older else "memory.max")
+        limit.write_text(str(megabytes * 1_000_000), encoding="ascii")
+        yield ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+    finally:
+        group.rmdir()
+
+
+def measured(rows: int, kind: str, rounds: int, wanted: str, limit: int | None) -> dict[str, list[float]]:
     """The best round of each case, by CPU: CPU-s, wall-s, MB above the imports, MB in all."""
     best: dict[str, list[float]] = {}
     tables: dict[str, dict[str, float]] = {}
@@ -279,7 +301,7 @@ def measured(rows: int, kind: str, rounds: int, wanted: str) -> dict[str, list[f
     for case in [case for case, python in cases.items() if python is None]:
         del cases[case]
         sys.stdout.write(f"{case}: not installed, left out\n")
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, limited(limit) as words:
         source, small = Path(place) / f"day.{kind}", Path(place) / f"small.{kind}"
         make(source, rows)
         make(small, 1_000)
@@ -287,6 +309,7 @@ def measured(rows: int, kind: str, rounds: int, wanted: str) -> dict[str, list[f
             for case, python in cases.items():
                 with tempfile.TemporaryDirectory(dir=place) as folder:
                     command = [
+                        *words,
                         str(python),
                         "-m",
                         "benchmarks.pipeline",
@@ -383,16 +406,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", choices=("csv", "parquet"), default="csv")
     parser.add_argument("--only", default="", metavar="TEXT", help="the cases whose name holds it")
+    parser.add_argument("--limit", type=int, metavar="MB", help="memory of each case, enforced by the kernel")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/benchmarks.md")
     asked = parser.parse_args()
-    best = measured(asked.rows, asked.source, asked.rounds, asked.only)
+    best = measured(asked.rows, asked.source, asked.rounds, asked.only, asked.limit)
     table = in_words(asked.rows, best)
     sys.stdout.write("\n".join(table) + "\n")
     if asked.write:
         only = f" --only '{asked.only}'" if asked.only else ""
+        only += f" --limit {asked.limit}" if asked.limit else ""
         command = f"python -m benchmarks.pipeline {asked.rows} --source {asked.source} --rounds {asked.rounds}{only}"
         form = {"csv": "CSV", "parquet": "Parquet"}[asked.source]
-        write_section(f"{asked.rows:,} rows of {form}", [taken(command), "", *table])
+        within = f" within {asked.limit} MB" if asked.limit else ""
+        write_section(f"{asked.rows:,} rows of {form}{within}", [taken(command), "", *table])
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from data_assets.config import MemoryConfig
 
 Mode = Literal["eager", "lazy", "streaming"]
@@ -93,33 +95,41 @@ def available(config: MemoryConfig, root: Path = Path("/")) -> int:
         root: where /proc and /sys are.
     """
     own = _own(root)
-    limits = [config.limit_bytes, *(_number(root / path) for path in _LIMIT_FILES)]
+    limits = [config.limit_bytes, *_limits(root)]
     free = [limit - own for limit in limits if limit is not None]
     free.append(_free(root))
     return max(0, int(min(free) * (1 - config.margin)))
 
 
-_LIMIT_FILES = (
-    "sys/fs/cgroup/memory.max",
-    "sys/fs/cgroup/memory/memory.limit_in_bytes",  # cgroup v1
-)
+def _limits(root: Path) -> Iterator[int]:
+    """The limits of the control groups that this process is in: its own, and those around it.
+
+    In a container its own group is usually shown as the outermost one; below systemd it is not.
+    """
+    files = {root / "sys/fs/cgroup/memory.max", root / "sys/fs/cgroup/memory/memory.limit_in_bytes"}
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        place, name = ("sys/fs/cgroup/memory", "memory.limit_in_bytes") if kinds else ("sys/fs/cgroup", "memory.max")
+        own = PurePosixPath(group.strip("/"))
+        files |= {root / place / outer / name for outer in (own, *own.parents)}
+    for file in files:
+        text = _text(file).strip()
+        if text.isdigit():  # else it is "max"
+            yield int(text)
 
 
-def _number(path: Path) -> int | None:
-    """The number in a file; None where there is no file, or it says that there is no limit."""
+def _text(path: Path) -> str:
+    """The file's text; nothing where there is no file."""
     try:
-        text = path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+        return ""
 
 
 def _kilobytes(path: Path, name: str) -> int | None:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = text.partition(f"{name}:")[2].split()
+    found = _text(path).partition(f"{name}:")[2].split()
     return int(found[0]) << 10 if found else None
 
 

@@ -83,6 +83,21 @@ def test_the_older_kind_of_container(machine):
     assert available(NO_MARGIN, root) == (1 << 30) - (100 << 20)
 
 
+@pytest.mark.parametrize(
+    ("group", "limits"),
+    [
+        ("0::/system.slice/data-assets-code.service", {"system.slice/data-assets-code.service/memory.max": "512"}),
+        ("0::/system.slice/data-assets-code.service", {"system.slice/memory.max": "512", "memory.max": "9999"}),
+        ("7:cpu:/x\n4:memory:/batch", {"memory/batch/memory.limit_in_bytes": "512"}),
+        ("0::/not/shown/here", {"memory.max": "512"}),
+    ],
+    ids=["unit", "slice", "older", "container"],
+)
+def test_the_limit_of_a_group_of_processes_holds(machine, group, limits):
+    files = {f"sys/fs/cgroup/{name}": f"{int(megabytes) << 20}\n" for name, megabytes in limits.items()}
+    assert available(NO_MARGIN, machine(**files, **{"proc/self/cgroup": f"{group}\n"})) == 412 << 20
+
+
 def test_a_system_that_does_not_tell_has_all_its_memory(tmp_path):
     assert available(NO_MARGIN, tmp_path) > 1 << 28
 
