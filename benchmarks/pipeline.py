@@ -1,11 +1,11 @@
 """What a day costs from its file to all of its tables, beside bare engines that make the same tables by hand.
 
-Here: `python -m benchmarks.pipeline ROWS [--rounds N] [--source csv|parquet] [--only TEXT] [--limit MB] [--write]`. The
-day is generated, the same each time. Each case runs in a process of its own, cases interleaved, and the best of the rounds
-counts: CPU seconds, wall seconds, peak memory above the imports. Before it is measured each case makes a day of 1,000
-rows, so that nobody pays for what is done once. The tables of all cases are compared. ``--write`` puts the figures into
-docs/benchmarks.md. Not here: what the bare engines do (``engines.py``), ingest alone (``ingest.py``), many days
-(``days.py``).
+Here: `python -m benchmarks.pipeline ROWS [--rounds N] [--source csv|parquet] [--only TEXT] [--limit MB] [--write]`.
+The day is generated, the same each time. Each case runs in a process of its own, cases interleaved, and the best of
+the rounds counts: CPU seconds, wall seconds, peak memory above the imports. Before it is measured each case makes a
+day of 1,000 rows, so that nobody pays for what is done once. The tables of all cases are compared. ``--write`` puts
+the figures into docs/benchmarks.md. Not here: what the bare engines do (``engines.py``), ingest alone
+(``ingest.py``), many days (``days.py``).
 
 chdb and pandas are no dependencies of this project: chdb takes part where it is installed, pandas where the variable
 PANDAS_PYTHON names an interpreter that has it; what is missing is said.
