@@ -174,7 +174,7 @@ def functions_alone(source: Path, folder: Path) -> None:
         warehouse.replace(known[name], {DAY: frame.lazy()})
 
 
-OURS = ("data_assets.definitions", "data_assets.assets", "data_assets.cli", "pandera.polars", "pyarrow.dataset")
+OURS = ("data_assets.definitions", "data_assets.assets", "data_assets.cli", "pyarrow.dataset")
 CASES: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
     "data_assets, the whole graph": (dagster_graph, OURS),
     "data_assets, its functions alone": (functions_alone, OURS),
