@@ -39,7 +39,7 @@ from data_assets.report.text import plural
 from data_assets.storage import DayLog, Finding
 
 QUARANTINE_RATE = "quarantine_rate"
-BATCH_ROWS = 393_216  # how many rows pandera sees at a time: bounds its memory
+BATCH_ROWS = 262_144  # how many rows are looked at at a time: bounds the memory
 
 
 @dataclass(frozen=True)
