@@ -488,7 +488,7 @@ class TestProcesses:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "restarted"])
     def test_a_code_server_that_ends_takes_its_runs_along_and_they_come_back(self, site, number):
         run_id = site.launch(*DAYS)["run"]["runId"]
-        site.in_the_middle(run_id)
+        os.kill(site.in_the_middle(run_id), signal.SIGSTOP)  # else it ends well while the server stops in its own time
         site.end("code", number)
         site.start("code")  # systemd's Restart=always, or the second half of its restart
         healed = site.retried(run_id)
