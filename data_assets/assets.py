@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -63,7 +64,17 @@ from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import column_lineage, column_schema
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
-from data_assets.storage import VERSIONS, DayFrame, DayLog, Finding, Lake, Warehouse, scratch_folder, sweep_scratch
+from data_assets.storage import (
+    PARQUET,
+    VERSIONS,
+    DayFrame,
+    DayLog,
+    Finding,
+    Lake,
+    Warehouse,
+    scratch_folder,
+    sweep_scratch,
+)
 
 OWNERS = ["team:data"]
 WAREHOUSE_POOL = "warehouse"
@@ -77,7 +88,7 @@ Days = dict[str, pl.LazyFrame]
 class Computed:
     """What an asset made of one day: the rows, the judgement on them, and figures to show."""
 
-    frame: pl.LazyFrame
+    frame: pl.LazyFrame | DayFrame
     findings: Sequence[Finding]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -618,6 +629,14 @@ def _session_metrics(
     return session_metrics
 
 
+def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, path: Path) -> DayFrame:
+    """A table of the lake that is judged and then written: held, or, of a day that is not held, already a file."""
+    if of_day.mode == "eager":
+        return DayFrame(frame.collect(engine="streaming").lazy(), {})
+    table.conform(frame).sink_parquet(path, **PARQUET)
+    return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
+
+
 def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["outliers"]
 
@@ -625,18 +644,20 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
     def outliers(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
 
-        def compute(day: str) -> Computed:
+        def compute(day: str, scratch: Path) -> Computed:
             events = _need("raw_events", raw_events, day, log)
-            found = metrics.outliers(events, config.outliers.factor, figures.of(events, day))
-            rows = found.collect(engine="streaming")
-            fences = rows.select("iqr_lower", "iqr_upper").head(1).to_dicts()
+            of_day = figures.of(events, day)
+            made = _made_once(table, metrics.outliers(events, config.outliers.factor, of_day), of_day, scratch / day)
+            rows = made.frame
+            fences = rows.select("iqr_lower", "iqr_upper").head(1).collect().to_dicts()
             return Computed(
-                rows.lazy(),
-                [checks.contract(table, rows.lazy()), checks.outside_fences(rows.lazy())],
-                {"outliers": rows.height, **(fences[0] if fences else {})},
+                made,
+                [checks.contract(table, rows), checks.outside_fences(rows)],
+                {"outliers": _height(rows), **(fences[0] if fences else {})},
             )
 
-        yield from _compute_days(context, config, table, compute)
+        with scratch_folder(config.scratch_dir) as scratch:
+            yield from _compute_days(context, config, table, functools.partial(compute, scratch=scratch))
 
     return outliers
 

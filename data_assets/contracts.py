@@ -139,7 +139,8 @@ class Table:
         holds += [(pl.col(c.name) >= c.minimum).all() for c in self.columns if c.minimum is not None]
         holds += [(pl.col(c.name) <= c.maximum).all() for c in self.columns if c.maximum is not None]
         if self.key:
-            holds.append(pl.struct(self.key).n_unique() == pl.len())
+            key = pl.struct(self.key) if len(self.key) > 1 else pl.col(self.key[0])
+            holds.append(key.n_unique() == pl.len())
         return bool(frame.select(pl.all_horizontal(holds)).item())
 
     def pandera(self) -> pa.DataFrameSchema:

@@ -47,17 +47,18 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
         yield events.collect(engine="streaming")
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
-    with parts_on_disk(events, pl.col(USER).hash() % count, scratch) as parts:
-        for path in parts:
-            part = pl.read_parquet(path, glob=False, hive_partitioning=False)
-            path.unlink()
-            pieces = -(-part.height // (2 * PART_ROWS))  # smaller ones cost more by themselves than they save
-            if pieces == 1:
-                yield part
-                continue
-            of_user = part.select(pl.col(USER).hash() // count % pieces).to_series()
-            for number in range(pieces):
-                yield part.filter(of_user == number)
+    with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
+        for files in parts:
+            pieces = max(1, -(-rows // count // (2 * PART_ROWS)))  # smaller ones cost more by themselves than they save
+            of_piece: list[list[pl.DataFrame]] = [[] for _ in range(pieces)]
+            for path in files:
+                read = pl.read_parquet(path, glob=False, hive_partitioning=False)
+                path.unlink()
+                of_user = read.select(pl.col(USER).hash() // count % pieces).to_series()
+                for number, held in enumerate(of_piece):
+                    held.append(read.filter(of_user == number) if pieces > 1 else read)
+            while of_piece:
+                yield pl.concat(of_piece.pop())
 
 
 def filled(rows: pl.DataFrame) -> pl.DataFrame:

@@ -260,6 +260,7 @@ class _Users:
         if not self._parts:
             return pl.concat(self._held).sort(USER).lazy()
         self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
+        self._held.clear()
         every = self._scan(self._parts)
         # Users come into the parts by chance, so the first one's stand for all.
         some = self._scan(self._parts[:1]).select(pl.col(USER).sort()).collect().to_series()

@@ -39,6 +39,7 @@ NUMBER, TIMES = "number", "times"  # a column on its way here, and how often eac
 _HALVING = 2.0**-60
 _SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
 _BIN_SHIFT = 40  # bins of order statistics: sign, exponent and the first 12 bits of the mantissa
+SEGMENT_ROWS = 2**25  # so many rows are parted at a time: what the engine notes of a file's row groups adds up
 _PART_ROW_GROUP = 16_384
 _PART_SHARE = 4  # a part on disk may hold this many times fewer different values than MOST_DISTINCT
 
@@ -151,10 +152,11 @@ def count_distinct(column: pl.LazyFrame, rows: int, scratch: Path | None) -> int
         return _known(held)
     count = min(MOST_PARTS, -(-rows * _PART_SHARE // MOST_DISTINCT))
     found = 0
-    with parts_on_disk(column.drop_nulls(), pl.first().hash() % count, scratch) as parts:
-        for part in parts:
-            found += pl.read_parquet(part, glob=False, hive_partitioning=False).to_series().n_unique()
-            part.unlink()
+    with parts_on_disk(column, rows, pl.first().hash() % count, scratch) as parts:
+        for files in parts:
+            found += pl.read_parquet(files, glob=False, hive_partitioning=False).to_series().drop_nulls().n_unique()
+            for path in files:
+                path.unlink()
     return found
 
 
@@ -163,18 +165,22 @@ def _known(held: pl.DataFrame) -> int:
 
 
 @contextlib.contextmanager
-def parts_on_disk(frame: pl.LazyFrame, key: pl.Expr, scratch: Path) -> Iterator[list[Path]]:
-    """The frame parted by ``key``, a whole number below MOST_PARTS, in files that live as long as the block."""
+def parts_on_disk(frame: pl.LazyFrame, rows: int, key: pl.Expr, scratch: Path) -> Iterator[list[list[Path]]]:
+    """The frame parted by ``key``, a whole number below MOST_PARTS: the files of each part, while the block lasts."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        frame.with_columns(key.cast(pl.UInt32).alias("__part")).sink_parquet(
-            pl.PartitionBy(folder, key="__part", include_key=False),
-            mkdir=True,
-            compression="uncompressed",
-            statistics=False,
-            row_group_size=_PART_ROW_GROUP,
-        )
-        yield sorted(Path(folder).rglob("*.parquet"))
+        for first in range(0, max(1, rows), SEGMENT_ROWS):
+            frame.slice(first, SEGMENT_ROWS).with_columns(key.cast(pl.UInt32).alias("__part")).sink_parquet(
+                pl.PartitionBy(Path(folder) / f"{first:015d}", key="__part", include_key=False),
+                mkdir=True,
+                compression="uncompressed",
+                statistics=False,
+                row_group_size=_PART_ROW_GROUP,
+            )
+        found: dict[str, list[Path]] = {}
+        for path in sorted(Path(folder).rglob("*.parquet")):
+            found.setdefault(path.parent.name, []).append(path)
+        yield list(found.values())
 
 
 def _collected(frame: pl.LazyFrame) -> pl.DataFrame:

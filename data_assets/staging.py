@@ -20,7 +20,7 @@ from data_assets.landing import files_of, fingerprints, read_retired
 from data_assets.storage import Lake
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from data_assets.config import PipelineConfig
@@ -170,7 +170,7 @@ def _day(
     }
     of_files = [_of_file(path, parts["valid"][path], parts["mended"][path]) for path in files["path"]]
     valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
-    read = {path: _rows([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
+    read = {path: ingest.rows_of([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
     kept, repeated = read, None
     if config.source.deduplicate != "none":
         folder = scratch / f"day={day}"
@@ -185,7 +185,7 @@ def _day(
                 "content_hash": row["content_hash"],
                 "rows": row["rows"],
                 "valid": kept.get(row["path"], 0),
-                "quarantined": _rows(parts["quarantined"][row["path"]]),
+                "quarantined": ingest.rows_of(parts["quarantined"][row["path"]]),
                 "duplicate": read[row["path"]] - kept.get(row["path"], 0),
                 "late": row["rows"] if row["home_day"] > row["day"] else 0,
                 "late_days": max(0, (row["home_day"] - row["day"]).days),
@@ -228,15 +228,8 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 def _parts(folder: Path) -> list[Path]:
     """The files of one kind and day. Of mended ones only those that hold rows: merging in costs memory."""
-    return [path for path in sorted(folder.glob("*.parquet")) if folder.parent.name != "mended" or _rows([path])]
-
-
-def _rows(paths: Collection[Path]) -> int:
-    """Rows by the footers alone."""
-    if not paths:
-        return 0
-    scan = pl.scan_parquet(list(paths), glob=False, hive_partitioning=False)
-    return int(scan.select(pl.len()).collect().item())
+    found = sorted(folder.glob("*.parquet"))
+    return [path for path in found if folder.parent.name != "mended" or ingest.rows_of([path])]
 
 
 def _duplicate_key(config: PipelineConfig, columns: Sequence[str]) -> list[str]:

@@ -43,7 +43,8 @@ POINTER = ".current.json"
 VERSIONS = ".versions"
 FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
-BATCH = 262_144  # about so many rows go into the warehouse, and come out of it, at a time
+BATCH = 262_144  # more rows than these come out of the warehouse in batches, of so many
+INSERTED = 65_536  # about so many go into it at a time
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 262_144  # small enough to prune and to stream, measured in docs/decisions/0002
 PARQUET: dict[str, Any] = {  # how days are written
@@ -654,10 +655,10 @@ def _dated(contract: Table, frames: Mapping[str, pl.LazyFrame], rows: dict[str, 
     held: list[pl.DataFrame] = []
     for day, frame in frames.items():
         rows[day] = 0
-        for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
+        for batch in contract.conform(frame, day).collect_batches(chunk_size=INSERTED, maintain_order=True):
             rows[day] += batch.height
             held.append(batch.insert_column(0, pl.lit(day).str.to_date("%Y-%m-%d").alias("date")))
-            if sum(part.height for part in held) >= BATCH:
+            if sum(part.height for part in held) >= INSERTED:
                 yield pl.concat(held)
                 held.clear()
     if held:

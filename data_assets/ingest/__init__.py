@@ -6,7 +6,7 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 (``landing.py``), duplicates across files and the tables themselves (``assets.py``), where they lie (``storage.py``).
 """
 
-from data_assets.ingest.classify import KINDS, WHOLE_DAY, classify, count_days, split_file
+from data_assets.ingest.classify import KINDS, WHOLE_DAY, classify, count_days, rows_of, split_file
 from data_assets.ingest.mapping import check_required
 from data_assets.ingest.opening import detect_format, open_records
 from data_assets.ingest.records import Records
@@ -20,5 +20,6 @@ __all__ = [
     "count_days",
     "detect_format",
     "open_records",
+    "rows_of",
     "split_file",
 ]

@@ -143,16 +143,27 @@ def split_file(
     ]
     texts = [*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
     others = quick.frame.filter(~pl.col(_CLEAN)).select(texts)
-    _collected(
-        [_sink(plain, valid, days, is_all=is_all), others.sink_parquet(rest, compression="uncompressed", lazy=True)],
-        relative,
-    )
-    left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
-    rows = int(left.select(pl.len()).collect().item())
+    sinks = [_sink(plain, valid, days, is_all=is_all), others.sink_parquet(rest, compression="uncompressed", lazy=True)]
+    if records.encoding == "binary":  # quickly read again, where something is left; one scan for both holds much more
+        _collected(sinks[:1], relative)
+        if rows_of(list(valid.rglob("*.parquet"))) == records.physical_rows:
+            return
+        _collected(sinks[1:], relative)
+    else:
+        _collected(sinks, relative)
+    rows = rows_of([rest])
     if rows:
+        left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
         looked = replace(records, frame=left, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
         _split(looked, relative, home_day, days, config, (mended, quarantined), is_all=False)
     rest.unlink()
+
+
+def rows_of(files: Collection[Path]) -> int:
+    """The rows of Parquet files, by their footers."""
+    if not files:
+        return 0
+    return int(pl.scan_parquet(list(files), glob=False, hive_partitioning=False).select(pl.len()).collect().item())
 
 
 def _split(
@@ -199,26 +210,35 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     """
     found, source = sources(records, relative, config), config.source
     required = _required(config)
-    plain = all(s.value is None or (s.dtype == pl.String and not s.names) for s in found.values())
+    whole = source.types.user_id == "int64"
+    texts = _TEXTS if whole else (*_TEXTS, "user_id")
+    plain = all(s.value is None or (not s.names and _is_quick(n, s.dtype, texts)) for n, s in found.items())
     absent = any(found[name].value is None for name in required)
     parted = source.csv.decimal_comma or source.csv.thousands is not None
     if records.physical_rows < _MANY or not plain or absent or parted or _may_be_read(config):
         return None
-    whole = source.types.user_id == "int64"
-    texts = _TEXTS if whole else (*_TEXTS, "user_id")
     sample = _collected([records.frame.head(_SAMPLE)], relative)[0].lazy()
     given = {n: _given(s, config, is_text=n in texts, must=n in required) for n, s in found.items()}
     typed = given | {n: value for n in texts if n in required and (value := found[n].value) is not None}
+    is_text = {n: s.dtype == pl.String for n, s in found.items()}
     if whole:
-        typed["user_id"] = given["user_id"].cast(pl.Int64, strict=False)
-    typed["value"] = given["value"].cast(pl.Float64, strict=False)
+        user_id, dtype = given["user_id"], found["user_id"].dtype
+        is_cast = is_text["user_id"]
+        typed["user_id"] = user_id.cast(pl.Int64, strict=False) if is_cast else values.whole_number(user_id, dtype)
+    value, dtype = given["value"], found["value"].dtype
+    typed["value"] = value.cast(pl.Float64, strict=False) if is_text["value"] else values.number(value, dtype)
     for name in _TIMES:
+        dtype = found[name].dtype
+        if isinstance(dtype, pl.Datetime | pl.Date):
+            typed[name] = values.native_time(given[name], dtype, config.timezone)
+            continue
         form = values.common_form(sample.select(x=given[name]).collect()["x"])
         typed[name] = values.quick_time(given[name], source.timestamp_formats, config.timezone, form)
     nulls = _nulls(config, must=True)
     read = {n: pl.col(_VALUE + n).is_not_null() for n in COLUMNS if n not in texts}
     read["value"] = pl.col(_VALUE + "value").is_finite().fill_null(value=False)
-    read |= {n: (given[n] == "").fill_null(value=True) | read[n] for n in read if n not in required}
+    blank = {n: (given[n] == "").fill_null(value=True) if is_text[n] else given[n].is_null() for n in read}
+    read |= {n: blank[n] | read[n] for n in read if n not in required}
     read |= {n: _is_said(pl.col(_VALUE + n), nulls) for n in texts if n in required}
     refused = [*_quality_flags(config).values(), pl.col(MALFORMED)]
     clean = pl.all_horizontal(*read.values(), *(~r.fill_null(value=False) for r in refused))
@@ -231,6 +251,13 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     contract = tables(source.types.user_id)["raw_events"].schema
     columns = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
     return _Quick(judged(records.frame), [*columns, *_extra(records, found, config, set(contract))])
+
+
+def _is_quick(name: str, dtype: pl.DataType, texts: Collection[str]) -> bool:
+    """Whether a column of this type can be read at first sight."""
+    if dtype == pl.String:
+        return True
+    return isinstance(dtype, pl.Datetime | pl.Date) if name in _TIMES else name not in texts and dtype.is_numeric()
 
 
 def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None, *, is_all: bool = False) -> pl.LazyFrame:

@@ -47,10 +47,7 @@ def time(
     """Column ``name`` as wall time of ``zone``, null where it cannot be read."""
     column = pl.col(name)
     if isinstance(dtype, pl.Datetime | pl.Date):
-        known = column.cast(pl.Datetime("us"))
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-            known = column.dt.cast_time_unit("us").dt.convert_time_zone(zone).dt.replace_time_zone(None)
-        return frame.with_columns(_bounded(known).alias(name))
+        return frame.with_columns(native_time(column, dtype, zone).alias(name))
     if dtype.is_numeric():
         epochs = [_epoch(column, _MICROSECONDS[f], zone) for f in formats if f in _MICROSECONDS]
         return frame.with_columns((pl.coalesce(epochs) if epochs else pl.lit(None, pl.Datetime("us"))).alias(name))
@@ -71,6 +68,13 @@ def time(
         .with_columns(_bounded(column).alias(name))
         .drop(first, rest)
     )
+
+
+def native_time(column: pl.Expr, dtype: pl.Datetime | pl.Date, zone: str) -> pl.Expr:
+    """A time or date as wall time of ``zone``, null where it is out of bounds; without a zone it is wall time."""
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        return _bounded(column.dt.cast_time_unit("us").dt.convert_time_zone(zone).dt.replace_time_zone(None))
+    return _bounded(column.cast(pl.Datetime("us")))
 
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
