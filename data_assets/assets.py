@@ -61,6 +61,7 @@ from data_assets import (
 )
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
+from data_assets.engine import FEW_ROWS, chosen, for_rows
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import column_lineage, column_schema
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
@@ -80,6 +81,7 @@ OWNERS = ["team:data"]
 WAREHOUSE_POOL = "warehouse"
 SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
+MOST_HELD = 500_000  # how many rows of small days it holds with them, about 100 bytes each
 TOLD_FILES = 20  # files that the event log names in a run; each line there costs a millisecond
 Days = dict[str, pl.LazyFrame]
 
@@ -179,7 +181,7 @@ def _compute_days(
         found: Sequence[Finding] = ()
         cause = ""
         try:
-            with telemetry.timed(day):
+            with telemetry.timed(day), for_rows(_events_of(config, day)):
                 computed = compute(day)
         except DataAssetsError as problem:
             if problem.retryable:
@@ -224,6 +226,12 @@ def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
     raise DayFailedError(what, hint, table=table, day=day)
 
 
+def _events_of(config: PipelineConfig, day: str) -> int:
+    """How many events the day has; 0 when it was never made."""
+    version = Lake(config.lake_dir).current("raw_events", day)
+    return version.rows if version else 0
+
+
 class _Figures:
     """What the assets of a run share of a day's events, and how each day is worked on."""
 
@@ -231,14 +239,20 @@ class _Figures:
         self.config = config
         self.decisions: dict[str, memory.Decision] = {}
         self._known: dict[str, metrics.DayFigures] = {}
+        self._held = 0
 
     def of(self, events: pl.LazyFrame, day: str) -> metrics.DayFigures:
-        """The figures of a day as it was loaded; the file that its plan names never changes."""
+        """The figures of a day as it was loaded, with its events; the file that its plan names never changes."""
         plan = events.explain(optimized=False)
         known = self._known.get(plan)
         if known is None:
-            if len(self._known) >= MOST_FIGURES:
+            rows = _events_of(self.config, day)
+            if rows <= FEW_ROWS:
+                events = events.collect(engine=chosen()).lazy()
+                self._held += rows
+            if len(self._known) >= MOST_FIGURES or self._held > MOST_HELD:
                 self._known.clear()
+                self._held = 0
             self.decisions[day] = decision = self._decide(events, day)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
@@ -249,12 +263,11 @@ class _Figures:
 
     def _decide(self, events: pl.LazyFrame, day: str) -> memory.Decision:
         """How the day is worked on, by what there is now."""
-        version = Lake(self.config.lake_dir).current("raw_events", day)
-        rows = version.rows if version else 0
+        rows = _events_of(self.config, day)
         length = None
         if self.config.source.types.user_id == "string":
             texts = events.select(pl.col("user_id").head(SAMPLE_ROWS).str.len_bytes().mean())
-            length = texts.collect(engine="streaming").item() or 0.0
+            length = texts.collect(engine=chosen()).item() or 0.0
         available = memory.available(self.config.memory)
         return memory.decide(rows, memory.needed(rows, length), available, self.config.memory)
 
@@ -272,7 +285,7 @@ def build_assets(config: PipelineConfig) -> list[AssetsDefinition]:
         _raw_events(config, partitions),
         _session_metrics(config, partitions, figures),
         _outliers(config, partitions, figures),
-        _event_distribution(config, partitions),
+        _event_distribution(config, partitions, figures),
         _summary_statistics(config, partitions, figures),
         _daily_kpis(config, partitions, figures),
         _daily_report(config, partitions, figures),
@@ -576,7 +589,7 @@ def _describe_ingest(
 
 def _by_hour(events: pl.LazyFrame) -> list[int]:
     """Events that start in each of the day's 24 hours."""
-    counted = events.group_by(pl.col("session_start").dt.hour().alias("hour")).len().collect(engine="streaming")
+    counted = events.group_by(pl.col("session_start").dt.hour().alias("hour")).len().collect(engine=chosen())
     hours = dict(counted.iter_rows())
     return [hours.get(hour, 0) for hour in range(24)]
 
@@ -589,12 +602,12 @@ def count_reasons(quarantined: pl.LazyFrame) -> pl.DataFrame:
         .len("rows")
         .sort(["rows", "reason"], descending=[True, False])
         .with_columns(pl.col("rows").cast(pl.Int64))
-        .collect(engine="streaming")
+        .collect(engine=chosen())
     )
 
 
 def _height(frame: pl.LazyFrame) -> int:
-    return int(frame.select(pl.len()).collect(engine="streaming").item())
+    return int(frame.select(pl.len()).collect(engine=chosen()).item())
 
 
 def _session_metrics(
@@ -609,8 +622,8 @@ def _session_metrics(
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
             of_day = figures.of(events, day)
-            users = metrics.session_metrics(events, config.precision, of_day)
-            sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine="streaming")
+            users = metrics.session_metrics(of_day.events, config.precision, of_day)
+            sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine=chosen())
             count, sessions, anomalies = sums.row(0)
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
@@ -632,7 +645,7 @@ def _session_metrics(
 def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, path: Path) -> DayFrame:
     """A table of the lake that is judged and then written: held, or, of a day that is not held, already a file."""
     if of_day.mode == "eager":
-        return DayFrame(frame.collect(engine="streaming").lazy(), {})
+        return DayFrame(frame.collect(engine=chosen()).lazy(), {})
     table.conform(frame).sink_parquet(path, **PARQUET)
     return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
 
@@ -647,7 +660,8 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
         def compute(day: str, scratch: Path) -> Computed:
             events = _need("raw_events", raw_events, day, log)
             of_day = figures.of(events, day)
-            made = _made_once(table, metrics.outliers(events, config.outliers.factor, of_day), of_day, scratch / day)
+            found = metrics.outliers(of_day.events, config.outliers.factor, of_day)
+            made = _made_once(table, found, of_day, scratch / day)
             rows = made.frame
             fences = rows.select("iqr_lower", "iqr_upper").head(1).collect().to_dicts()
             return Computed(
@@ -662,7 +676,9 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
     return outliers
 
 
-def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefinition) -> AssetsDefinition:
+def _event_distribution(
+    config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures
+) -> AssetsDefinition:
     table = tables(config.source.types.user_id)["event_distribution"]
 
     @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
@@ -670,7 +686,7 @@ def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefin
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            events = _need("raw_events", raw_events, day, log)
+            events = figures.of(_need("raw_events", raw_events, day, log), day).events
             types = metrics.event_distribution(events).collect()
             counted = ("counted events", int(types["count"].sum()))
             found = [
@@ -678,15 +694,15 @@ def _event_distribution(config: PipelineConfig, partitions: DailyPartitionsDefin
                 checks.equal("counts_equal_events", counted, ("events", _height(events))),
                 checks.proportions_sum_to_one(types),
             ]
-            figures: dict[str, Any] = {"event_types": types.height}
+            shown: dict[str, Any] = {"event_types": types.height}
             if types.height:
                 top = types.head(8).select("event_type", "count", "proportion").iter_rows()
                 records = [
                     TableRecord({"event_type": visible(kind, 60), "count": count, "proportion": share})
                     for kind, count, share in top
                 ]
-                figures["top"] = MetadataValue.table(records)
-            return Computed(types.lazy(), found, figures)
+                shown["top"] = MetadataValue.table(records)
+            return Computed(types.lazy(), found, shown)
 
         yield from _compute_days(context, config, table, compute)
 
@@ -703,9 +719,9 @@ def _summary_statistics(
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            events = _need("raw_events", raw_events, day, log)
-            statistics = metrics.summary_statistics(events, figures.of(events, day)).collect()
-            counts = checks.column_counts(statistics, figures.of(events, day).rows)
+            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
+            statistics = metrics.summary_statistics(of_day.events, of_day).collect()
+            counts = checks.column_counts(statistics, of_day.rows)
             value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
             return Computed(
                 statistics.lazy(),
@@ -734,16 +750,16 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
         log, lake = DayLog(config.lake_dir), Lake(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            events = _need("raw_events", raw_events, day, log)
+            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
             counts = metrics.RowCounts(**staging.sums(staging.noted_files(lake.notes("raw_events", day))))
             row = metrics.daily_kpis(
-                events,
+                of_day.events,
                 _need("session_metrics", session_metrics, day, log),
                 _need("event_distribution", event_distribution, day, log),
                 outlier_count=_height(_need("outliers", outliers, day, log)),
                 counts=counts,
                 precision=config.precision,
-                figures=figures.of(events, day),
+                figures=of_day,
             ).collect()
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}
@@ -836,7 +852,7 @@ def _write_reports(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        with telemetry.timed(day):
+        with telemetry.timed(day), for_rows(_events_of(config, day)):
             events = figures.of(found["raw_events"], day)
             built = report.build(_day_input(config, this, found, events, before, notes, ledger))
             report.write(built, config.reports_dir / day)

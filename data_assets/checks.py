@@ -33,6 +33,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from data_assets import drift, retries
 from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
+from data_assets.engine import chosen
 from data_assets.errors import DataAssetsError, visible
 from data_assets.publish import Published
 from data_assets.report.text import plural
@@ -234,7 +235,7 @@ def contract(table: Table, frame: pl.LazyFrame) -> Finding:
             is_rising = (last is None or last < key[0]) and bool((key.slice(1) > key.head(-1)).all())
             last = key[-1]
     if table.key and batches > 1 and not is_rising:
-        keys = frame.select(pl.struct(table.key).n_unique()).collect(engine="streaming").item()
+        keys = frame.select(pl.struct(table.key).n_unique()).collect(engine=chosen()).item()
         if keys != rows:
             return Finding("contract", passed=False, observed=f"{rows:,} rows have {keys:,} different keys")
     return Finding("contract", passed=True, observed=f"{rows:,} rows as declared")
@@ -269,7 +270,7 @@ def known_reasons(table: Table, frame: pl.LazyFrame) -> Finding:
             .fill_null(value=True)
             .sum()
         )
-        .collect(engine="streaming")
+        .collect(engine=chosen())
         .item()
     )
     if unknown:
@@ -309,7 +310,7 @@ def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.Da
         valid: rows of raw_events.
         by_file: ``path`` and ``duplicate``, the rows that each file lost.
     """
-    listed = duplicates.group_by(path="source_file").agg(listed=pl.len()).collect(engine="streaming")
+    listed = duplicates.group_by(path="source_file").agg(listed=pl.len()).collect(engine=chosen())
     wrong = by_file.join(listed, on="path", how="full", coalesce=True).filter(
         pl.col("duplicate").fill_null(0) != pl.col("listed").fill_null(0)
     )
@@ -328,7 +329,7 @@ def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.Da
 
 
 def _height(frame: pl.LazyFrame) -> int:
-    return int(frame.select(pl.len()).collect(engine="streaming").item())
+    return int(frame.select(pl.len()).collect(engine=chosen()).item())
 
 
 def every_file_usable(ledger: pl.DataFrame) -> Finding:
@@ -398,7 +399,7 @@ def equal(name: str, left: tuple[str, int], right: tuple[str, int]) -> Finding:
 def outside_fences(outliers: pl.LazyFrame) -> Finding:
     """Does every outlier lie outside the fences that its row states?"""
     inside = (pl.col("value") >= pl.col("iqr_lower")) & (pl.col("value") <= pl.col("iqr_upper"))
-    rows, wrong = outliers.select(pl.len(), inside.fill_null(value=True).sum()).collect(engine="streaming").row(0)
+    rows, wrong = outliers.select(pl.len(), inside.fill_null(value=True).sum()).collect(engine=chosen()).row(0)
     return Finding("outside_fences", passed=wrong == 0, observed=f"{rows - wrong:,} of {rows:,} outside their fences")
 
 

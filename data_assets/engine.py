@@ -1,12 +1,22 @@
-"""How the engine is set before it reads a file.
+"""How the engine is set before it reads a file, and which of its two ways of working is asked for.
 
 Here: Polars' switches that bound its memory; none of them is documented, so each was measured on the pinned version
-(docs/figures.md) and an operator's own setting wins. Not here: what is read (``ingest/``).
+(docs/figures.md) and an operator's own setting wins. And whether queries stream, which they do unless the day at hand
+has few rows. Not here: what is read (``ingest/``), how a long day is worked on (``memory.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FEW_ROWS = 10_000  # held as they are: a query over them takes 0.1 ms, while only to begin to stream takes 0.5
+_CHOSEN: ContextVar[Literal["streaming", "in-memory"]] = ContextVar("engine", default="streaming")
 
 SWITCHES = {
     "POLARS_CSV_CHUNK_SIZE": "1048576",  # bytes parsed at a time: half the memory, at the same speed
@@ -21,3 +31,18 @@ def bound_memory() -> None:
     """Set the switches that are not set; they are looked at when a file is opened, so this comes before it."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+
+
+def chosen() -> Literal["streaming", "in-memory"]:
+    """The engine to collect with; both give the same rows."""
+    return _CHOSEN.get()
+
+
+@contextlib.contextmanager
+def for_rows(rows: int) -> Iterator[None]:
+    """Within the block, queries are over so many rows."""
+    token = _CHOSEN.set("in-memory" if rows <= FEW_ROWS else "streaming")
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)

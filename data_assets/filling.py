@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.engine import chosen
 from data_assets.quantities import INT64_MAX, MOST_PARTS, parts_on_disk
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> I
 
 def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl.DataFrame]:
     if scratch is None:
-        yield events.collect(engine="streaming")
+        yield events.collect(engine=chosen())
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:

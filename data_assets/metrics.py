@@ -40,6 +40,7 @@ import polars as pl
 
 from data_assets import filling, quantities
 from data_assets.contracts import Table, UserIdType, tables
+from data_assets.engine import chosen
 from data_assets.errors import ContractError
 from data_assets.quantities import (
     FIXED,
@@ -155,7 +156,7 @@ class DayFigures:
         figures |= {"value finite": value.is_finite().all(), "value whole": (value == value.floor()).all()}
         for figure in ("session_start min", "session_start max", "session_end min", "session_end max"):
             figures[figure] = figures[figure].cast(pl.Int64)  # Python's datetime ends with the year 9999
-        bounds = self.events.select(rows=pl.len(), **figures).collect(engine="streaming").row(0, named=True)
+        bounds = self.events.select(rows=pl.len(), **figures).collect(engine=chosen()).row(0, named=True)
         if not bounds["value finite"]:
             raise ContractError(
                 f"{VALUE}: a value is infinite or not a number.",
@@ -270,7 +271,7 @@ class _Users:
         for number, (low, high) in enumerate(pairwise(bounds)):
             inside = pl.lit(value=True) if low is None else user >= low
             inside = inside if high is None else inside & (user < high)
-            rows = every.filter(inside).collect(engine="streaming").sort(USER)
+            rows = every.filter(inside).collect(engine=chosen()).sort(USER)
             sorted_ones.append(self._written(f"sorted-{number:06d}", rows))
         for path in self._parts:
             path.unlink()
@@ -326,7 +327,7 @@ class _Durations:
         if not self._written:
             return quantities.describe(self._held)
         column = self._all().select(NUMBER)
-        rows = int(column.select(pl.len()).collect(engine="streaming").item())
+        rows = int(column.select(pl.len()).collect(engine=chosen()).item())
         return quantities.describe(self._all(), quantities.count_distinct(column, rows, self.scratch))
 
     def spread(self) -> Lengths:
@@ -340,7 +341,7 @@ class _Durations:
                 ),
                 self._all().filter(us > 0).group_by(place).agg(times.sum()),
             ],
-            engine="streaming",
+            engine=chosen(),
         )
         low, high, others = bounds.row(0)
         return Lengths(low, high, others, dict(steps.sort("step").iter_rows()))
@@ -452,7 +453,7 @@ def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
         events.group_by(TYPE)
         .agg(pl.len().cast(pl.Int64).alias("count"))
         .sort("count", TYPE, descending=[True, False])
-        .collect(engine="streaming")
+        .collect(engine=chosen())
     )
     if counts.is_empty():
         return contract.empty().lazy()
@@ -518,9 +519,9 @@ def daily_kpis(
     """
     of_users = sessions.select(
         pl.len().alias("users"), pl.col("total_sessions").sum(), pl.col("anomaly_count").sum()
-    ).collect(engine="streaming")
+    ).collect(engine=chosen())
     users, total_sessions, anomalies = of_users.row(0)
-    total_events = distribution.select(pl.col("count").sum()).collect(engine="streaming").item()
+    total_events = distribution.select(pl.col("count").sum()).collect(engine=chosen()).item()
     known = figures or DayFigures(events)
     value, duration = known.values, known.durations
     average = median = None
@@ -569,12 +570,12 @@ def type_means(events: pl.LazyFrame) -> pl.DataFrame:
             value.max().alias("high") + 0.0,
             fixed(value).sum().alias("total"),
         )
-        .collect(engine="streaming")
+        .collect(engine=chosen())
         .sort(TYPE)
     )
     totals = {kind: Fraction(total, FIXED) for kind, total in found.select(TYPE, "total").iter_rows()}
     if not found.filter(pl.max_horizontal(pl.col("low").abs(), pl.col("high").abs()) >= FIXED_LIMIT).is_empty():
-        huge = known.filter(value.abs() >= FIXED_LIMIT).collect(engine="streaming")
+        huge = known.filter(value.abs() >= FIXED_LIMIT).collect(engine=chosen())
         for (kind,), group in huge.group_by(TYPE):
             totals[str(kind)] += exact_sum(group[VALUE])
     means = [
@@ -594,7 +595,7 @@ def type_medians(events: pl.LazyFrame) -> pl.DataFrame:
     bins = (
         values.group_by(TYPE, "bin")
         .agg(pl.len().cast(pl.Int64).alias("size"))
-        .collect(engine="streaming")
+        .collect(engine=chosen())
         .sort(TYPE, "bin")
         .with_columns(end=pl.col("size").cum_sum().over(TYPE), count=pl.col("size").sum().over(TYPE))
         .with_columns(start=pl.col("end") - pl.col("size"), low=(pl.col("count") - 1) // 2, high=pl.col("count") // 2)
@@ -606,7 +607,7 @@ def type_medians(events: pl.LazyFrame) -> pl.DataFrame:
         values.join(middle.lazy().select(TYPE, "bin"), on=[TYPE, "bin"], how="semi", build_side="force_right")
         .group_by(TYPE, VALUE)
         .agg(pl.len().cast(pl.Int64).alias("size"))
-        .collect(engine="streaming")
+        .collect(engine=chosen())
         .join(of_types, on=TYPE)
         .sort(TYPE, VALUE)
         .with_columns(end=pl.col("start") + pl.col("size").cum_sum().over(TYPE))
@@ -649,7 +650,7 @@ def type_spreads(events: pl.LazyFrame, types: pl.DataFrame) -> pl.DataFrame:
         .join(scaled.lazy(), on=TYPE)
         .group_by(TYPE)
         .agg(first, second)
-        .collect(engine="streaming")
+        .collect(engine=chosen())
         .sort(TYPE)
     )
     rows = []
@@ -713,7 +714,7 @@ def _table(name: str, events: pl.LazyFrame) -> Table:
 
 def _huge_totals(events: pl.LazyFrame) -> pl.LazyFrame:
     """``user_id`` and ``huge_total``, the sum of the values that ``fixed`` leaves out, of users who have any."""
-    huge = events.select(USER, VALUE).filter(pl.col(VALUE).abs() >= FIXED_LIMIT).collect(engine="streaming")
+    huge = events.select(USER, VALUE).filter(pl.col(VALUE).abs() >= FIXED_LIMIT).collect(engine=chosen())
     of_users: dict[int | str, list[float]] = {}
     for user, value in huge.iter_rows():
         of_users.setdefault(user, []).append(value)

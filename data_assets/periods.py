@@ -7,6 +7,7 @@ here: what the reports say (``report/``), or a single day's report, which is mad
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from typing import TYPE_CHECKING
 
 from data_assets import report, runs
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions that a report's figures depend on."""
     from importlib.metadata import version

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.engine import chosen
 from data_assets.errors import ContractError
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def parts_on_disk(frame: pl.LazyFrame, rows: int, key: pl.Expr, scratch: Path) -
 
 
 def _collected(frame: pl.LazyFrame) -> pl.DataFrame:
-    return frame.collect(engine="streaming")
+    return frame.collect(engine=chosen())
 
 
 # ---- Sums --------------------------------------------------------------------------------------------------------

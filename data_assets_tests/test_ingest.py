@@ -763,23 +763,77 @@ RULES = (
     {"timestamp_formats": ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S"]},
     {"required": ["user_id", "session_start", "event_type", "value", "metadata"]},
     {"null_values": ["NA"]},
+    {"required": ["user_id"]},
 )
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(*map(st.sampled_from, FIELDS)), min_size=1, max_size=60), st.sampled_from(RULES))
-def test_a_first_look_comes_to_the_same_as_every_rule(tmp_path_factory, odd, source):
+@given(
+    st.sampled_from([3, 10_000]),
+    st.lists(st.tuples(*map(st.sampled_from, FIELDS)), max_size=60),
+    st.sampled_from(RULES),
+)
+def test_a_first_look_comes_to_the_same_as_every_rule(tmp_path_factory, sound, odd, source):
     """A file of mostly sound rows is split by the short rules and, for what those leave, by all; one by one, by all."""
     tmp_path = tmp_path_factory.mktemp("quick")
-    lines = [SOUND.format(n) for n in range(10_000)]
+    lines = [SOUND.format(n) for n in range(sound)]
     for number, fields in enumerate(odd):
         lines.insert(number * 150, ",".join(fields))
-    quality = {"value_min": -5, "value_max": 100, "required_event_types": ["buy", "ü"]}
-    settings_ = config(quality, **source)
+    settings_ = config(LOOK, **source)
     records = opened(tmp_path, HEADER + "\n".join(lines), settings=settings_)
-    valid, refused = split(records, "a.csv", tmp_path / "out", settings_)
-    assert any((tmp_path / "out" / "valid").iterdir())
-    judged = ingest.classify(records, "a.csv", HOME, settings_).collect()
+    assert_split_as_judged(records, "a.csv", tmp_path / "out", settings_)
+
+
+TYPED = (
+    [1, None, -1, 2**63 - 1],
+    [dt.datetime(2024, 1, 2, 10), None, dt.datetime(2024, 1, 3, 0, 0, 0, 1), dt.datetime(1999, 1, 1)],
+    [dt.datetime(2024, 1, 2, 11, tzinfo=dt.UTC), None, dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, dt.UTC)],
+    ["buy", None, "", " NA ", "ü"],
+    [1.5, None, float("inf"), float("nan"), -7.0, 1e5],
+    ["x", None, ""],
+)
+KINDS = {
+    "user_id": [pl.Int64, pl.UInt64, pl.Float64, pl.String],
+    "session_start": [pl.Datetime("us"), pl.Datetime("ns"), pl.Date, pl.String],
+    "session_end": [pl.Datetime("us", "UTC"), pl.Datetime("ms", "Asia/Tokyo"), pl.Date],
+    "event_type": [pl.String, pl.Categorical],
+    "value": [pl.Float64, pl.Float32, pl.Int64],
+    "metadata": [pl.String],
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([3, 2_000]),
+    st.lists(st.tuples(*map(st.sampled_from, TYPED)), max_size=40),
+    st.tuples(*map(st.sampled_from, KINDS.values())),
+    st.sampled_from(RULES),
+)
+def test_a_first_look_at_typed_columns_does_too(tmp_path_factory, sound, odd, kinds, source):
+    """The same of Parquet, whatever types its columns have."""
+    tmp_path = tmp_path_factory.mktemp("typed")
+    rows = [(1, TYPED[1][0], TYPED[2][0], "buy", 1.5, "x")] * sound
+    for number, fields in enumerate(odd):
+        rows.insert(number * 50, fields)
+    plain = pl.DataFrame(rows, schema={name: of_name[0] for name, of_name in KINDS.items()}, orient="row")
+    typed = plain.select(pl.col(n).cast(k, strict=False) for n, k in zip(KINDS, kinds, strict=True))
+    typed.write_parquet(tmp_path / "a.parquet")
+    settings_ = config(LOOK, **source)
+    records = ingest.open_records(tmp_path / "a.parquet", "a.parquet", settings_, tmp_path)
+    assert_split_as_judged(records, "a.parquet", tmp_path / "out", settings_)
+
+
+LOOK = {"value_min": -5, "value_max": 100, "required_event_types": ["buy", "ü"]}
+
+
+def assert_split_as_judged(records, name, out, settings_):
+    """The split file holds what every rule says of every record."""
+    valid, refused = split(records, name, out, settings_)
+    judged = ingest.classify(records, name, HOME, settings_).collect()
+    assert sum(f.height for f in (*valid.values(), *refused.values())) == judged.height
+    if not valid:
+        assert judged.filter(pl.col("reasons").list.len() == 0).is_empty()
+        return
     names = pl.concat(valid.values()).columns
     assert_frame_equal(
         pl.concat(valid.values()).sort("source_line"),

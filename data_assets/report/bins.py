@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.engine import chosen
 from data_assets.metrics import STEPS_PER_DECADE
 from data_assets.report.model import Bin, Histogram
 from data_assets.report.text import finite
@@ -27,7 +28,7 @@ HUGE = 1e300  # from here on differences overflow
 
 
 def _counts(index: pl.LazyFrame) -> dict[int, int]:
-    found = index.group_by("bin").len().collect(engine="streaming")
+    found = index.group_by("bin").len().collect(engine=chosen())
     return dict(zip(found["bin"].to_list(), found["len"].to_list(), strict=True))
 
 

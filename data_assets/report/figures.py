@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from data_assets.engine import chosen
 from data_assets.report import text
 from data_assets.report.bins import duration_histogram, value_histogram
 from data_assets.report.model import (
@@ -306,7 +307,7 @@ def _statistic(statistics_frame: pl.DataFrame, column: str, name: str) -> float 
 
 def _fences(day: DayInput) -> tuple[float | None, float | None]:
     """The day's own fences where an outlier carries them, else from the quartiles."""
-    carried = day.outliers.select("iqr_lower", "iqr_upper").head(1).collect(engine="streaming")
+    carried = day.outliers.select("iqr_lower", "iqr_upper").head(1).collect(engine=chosen())
     if carried.height:
         return _number(carried["iqr_lower"][0]), _number(carried["iqr_upper"][0])
     q1, q3 = (_statistic(day.summary_statistics, "value", q) for q in ("p25", "p75"))
@@ -346,16 +347,16 @@ def _top_outliers(outliers: pl.LazyFrame) -> list[dict[str, Any]]:
                "source_file", "source_line"]  # fmt: skip
     keys = [pl.col("outlier_score").abs(), pl.col("value").abs(), "source_file", "source_line"]
     # All rows of a bad day at once are much to sort; the tenth score leaves few of them.
-    best = outliers.select(pl.col("outlier_score").abs().top_k(MOST_ROWS)).collect(engine="streaming").to_series()
-    chosen = outliers.select(columns)
+    best = outliers.select(pl.col("outlier_score").abs().top_k(MOST_ROWS)).collect(engine=chosen()).to_series()
+    found = outliers.select(columns)
     if best.count() == MOST_ROWS:
-        chosen = chosen.filter(pl.col("outlier_score").abs() >= best.min())
-    ordered = chosen.sort(keys, descending=[True, True, False, False], nulls_last=True)
-    return _rows(ordered.head(MOST_ROWS).collect(engine="streaming"))
+        found = found.filter(pl.col("outlier_score").abs() >= best.min())
+    ordered = found.sort(keys, descending=[True, True, False, False], nulls_last=True)
+    return _rows(ordered.head(MOST_ROWS).collect(engine=chosen()))
 
 
 def _top_anomalies(metrics: pl.LazyFrame) -> tuple[list[dict[str, Any]], int]:
     found = metrics.filter(pl.col("anomaly_count") > 0)
     ordered = found.sort(["anomaly_count", "total_sessions", "user_id"], descending=[True, True, False])
-    top, number = pl.collect_all([ordered.head(MOST_ROWS), found.select(pl.len())], engine="streaming")
+    top, number = pl.collect_all([ordered.head(MOST_ROWS), found.select(pl.len())], engine=chosen())
     return _rows(top), int(number.item())

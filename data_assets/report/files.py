@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,13 +45,18 @@ def harmless(rows: pl.LazyFrame) -> pl.LazyFrame:
     schema = rows.collect_schema()
     names: list[str] = []
     for name in schema:
-        safe = f"'{name}" if pl.select(pl.lit(name).str.contains(FORMULA)).item() else name
+        safe = f"'{name}" if _is_formula(name) else name
         while safe in names or (safe != name and safe in schema):
             safe = f"'{safe}"
         names.append(safe)
     return rows.select(
         _text(name, dtype).alias(safe) for (name, dtype), safe in zip(schema.items(), names, strict=True)
     )
+
+
+@cache
+def _is_formula(heading: str) -> bool:
+    return bool(pl.select(pl.lit(heading).str.contains(FORMULA)).item())
 
 
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:
