@@ -111,6 +111,9 @@ def test_contract_sees_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     repeated = checks.contract(contract, rows("session_metrics", *users, SESSIONS | {"user_id": 4}))
     assert not repeated.passed
     assert "different keys" in repeated.observed
+    assert checks.contract(contract, rows("session_metrics", *reversed(users))).passed
+    apart = checks.contract(contract, rows("session_metrics", *users, SESSIONS | {"user_id": 0}))
+    assert apart.observed == "6 rows have 5 different keys"
 
 
 @pytest.mark.parametrize("reasons", [[], ["no_such_reason"], ["missing_user_id", "no_such_reason"]])

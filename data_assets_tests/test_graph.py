@@ -24,7 +24,7 @@ import pytest
 from click.testing import CliRunner
 from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter, build_schedule_context
 
-from data_assets import checks, ingest, staging
+from data_assets import checks, engine, ingest, staging
 from data_assets.cli import main
 from data_assets.config import COLUMNS, load_config
 from data_assets.contracts import REASONS
@@ -256,11 +256,21 @@ def test_a_file_is_opened_once_for_all_its_days(made):
     assert made.ledger().filter(pl.col("path") == "events_2024-03-04.jsonl.gz").height == 2
 
 
-def test_same_input_same_bytes_whatever_the_order_and_the_folder(made, project_at, tmp_path):
+@pytest.mark.parametrize("length", ["few rows", "many rows"])
+def test_same_input_same_bytes_whatever_the_order_the_folder_and_the_way(
+    made, project_at, tmp_path, monkeypatch, length
+):
+    if length == "many rows":  # as if each day were too long to be held
+        monkeypatch.setattr(engine, "FEW_ROWS", -1)
+        monkeypatch.setattr("data_assets.assets.FEW_ROWS", -1)
+        monkeypatch.setattr("data_assets.memory.EAGER_ROWS", -1)
+        monkeypatch.setattr("data_assets.storage.BATCH", 2)
+        monkeypatch.setattr("data_assets.storage.INSERTED", 2)
     source = shutil.copytree(made.root, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("data"))
     other = project_at(source, source)
     for day in reversed(DAYS):
         assert other.run(day).success
+    assert ("lazy" in metadata(other, "session_metrics", DAYS[0])["memory"]) == (length == "many rows")
     ours, theirs = partition_bytes(made), partition_bytes(other)
     assert len(ours) == len(LAKE) * len(DAYS)
     assert ours.keys() == theirs.keys()

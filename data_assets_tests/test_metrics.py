@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from data_assets import filling, metrics, quantities
+from data_assets import engine, filling, metrics, quantities
 from data_assets.contracts import tables
 from data_assets.errors import ContractError
 from data_assets_tests import oracle
@@ -381,10 +381,15 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
         patch.setattr(filling, "PART_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
         patch.setattr(quantities, "PIECE_ROWS", part_rows)
+        patch.setattr(quantities, "SEGMENT_ROWS", part_rows)
         patch.setattr(metrics, "MOST_USERS", part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, Path(folder)))
         assert not list(Path(folder).iterdir())
     for name, table in all_tables(raw).items():
+        assert_frame_equal(in_parts[name], table, check_exact=True)
+    with engine.for_rows(0):
+        of_few = all_tables(raw)
+    for name, table in of_few.items():
         assert_frame_equal(in_parts[name], table, check_exact=True)
 
 
