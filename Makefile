@@ -76,7 +76,9 @@ bench-full: bench ## the same up to 244 million rows, many days and files; two h
 	$(BIN)/python -m benchmarks.pipeline 10000000 --rounds 2 --write
 	$(BIN)/python -m benchmarks.pipeline 10000000 --source parquet --rounds 2 --write
 	$(BIN)/python -m benchmarks.pipeline 50000000 --only graph --rounds 1 --write
+	$(BIN)/python -m benchmarks.pipeline 50000000 --only graph --rounds 1 --limit 521 --write
 	$(BIN)/python -m benchmarks.pipeline 244000000 --source parquet --only graph --rounds 1 --write
+	$(BIN)/python -m benchmarks.pipeline 244000000 --source parquet --only graph --rounds 1 --limit 521 --write
 	$(BIN)/python -m benchmarks.memory --write
 	$(BIN)/python -m benchmarks.scale --write
 	$(BIN)/python -m benchmarks.ingest 10000000
