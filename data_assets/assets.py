@@ -686,12 +686,12 @@ def _event_distribution(
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            events = figures.of(_need("raw_events", raw_events, day, log), day).events
-            types = metrics.event_distribution(events).collect()
+            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
+            types = metrics.event_distribution(of_day.events, of_day).collect()
             counted = ("counted events", int(types["count"].sum()))
             found = [
                 checks.contract(table, types.lazy()),
-                checks.equal("counts_equal_events", counted, ("events", _height(events))),
+                checks.equal("counts_equal_events", counted, ("events", _height(of_day.events))),
                 checks.proportions_sum_to_one(types),
             ]
             shown: dict[str, Any] = {"event_types": types.height}

@@ -225,11 +225,14 @@ def contract(table: Table, frame: pl.LazyFrame) -> Finding:
     """
     rows = batches = 0
     last, is_rising = None, len(table.key) == 1  # a key that only rises is unique; else all of them are held
-    for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+    looked = frame.select(table.ruled) if table.ruled and table.has_schema(frame.collect_schema()) else frame
+    for batch in looked.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+        if looked is frame or not table.is_surely_kept(batch):
+            found = frame.slice(rows, batch.height).collect(engine=chosen())
+            violations = _violations(table, found)
+            if violations is not None:
+                return Finding("contract", passed=False, observed=violations)
         rows, batches = rows + batch.height, batches + 1
-        violations = None if table.is_surely_kept(batch) else _violations(table, batch)
-        if violations is not None:
-            return Finding("contract", passed=False, observed=violations)
         if is_rising and batch.height:
             key = batch[table.key[0]]
             is_rising = (last is None or last < key[0]) and bool((key.slice(1) > key.head(-1)).all())

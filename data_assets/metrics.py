@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
+MOST_TYPES = 1_000  # so many event types are kept with the figures of a day
 MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, of a day in parts
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
@@ -130,12 +131,13 @@ class DayFigures:
         self.mode = mode
         self._parts = None if mode == "eager" else scratch
         self._many = scratch if mode == "streaming" else None
+        self._types: pl.DataFrame | None = None
         self._of_sessions: tuple[Numbers, Lengths, int] | None = None
         self._users: _Users | None = None  # its files are read after it was made
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
-        """``rows``, and by column and figure: count, nulls, min, max. One scan.
+        """``rows``, and by column and figure: count, nulls, min, max. One scan, and that of ``types``.
 
         ``value whole``: all values are whole numbers. Times are microseconds since 1970.
 
@@ -145,6 +147,7 @@ class DayFigures:
         figures = {
             f"{name} {figure}": expression
             for name in (*LABELS, VALUE)
+            if name != TYPE
             for figure, expression in (
                 ("count", pl.col(name).count()),
                 ("nulls", pl.col(name).null_count()),
@@ -157,6 +160,13 @@ class DayFigures:
         for figure in ("session_start min", "session_start max", "session_end min", "session_end max"):
             figures[figure] = figures[figure].cast(pl.Int64)  # Python's datetime ends with the year 9999
         bounds = self.events.select(rows=pl.len(), **figures).collect(engine=chosen()).row(0, named=True)
+        known = self.types.drop_nulls()
+        bounds |= {
+            f"{TYPE} count": int(known["count"].sum()),
+            f"{TYPE} nulls": bounds["rows"] - int(known["count"].sum()),
+            f"{TYPE} min": known[TYPE].min(),
+            f"{TYPE} max": known[TYPE].max(),
+        }
         if not bounds["value finite"]:
             raise ContractError(
                 f"{VALUE}: a value is infinite or not a number.",
@@ -176,6 +186,16 @@ class DayFigures:
                 table="raw_events",
             )
         return bounds
+
+    @property
+    def types(self) -> pl.DataFrame:
+        """``event_type`` and ``count`` (int64): how often each occurs, in no promised order. Kept when few."""
+        if self._types is not None:
+            return self._types
+        counted = self.events.group_by(TYPE).agg(pl.len().cast(pl.Int64).alias("count")).collect(engine=chosen())
+        if counted.height <= MOST_TYPES:
+            self._types = counted
+        return counted
 
     @property
     def rows(self) -> int:
@@ -212,6 +232,8 @@ class DayFigures:
         """How many different values a column that is no quantity has."""
         if label == USER:
             return self._left_by_sessions[2]
+        if label == TYPE:
+            return self.types.drop_nulls().height
         return quantities.count_distinct(self.events.select(label), self.rows, self._many)
 
     @property
@@ -436,7 +458,7 @@ def outliers(events: pl.LazyFrame, factor: float, figures: DayFigures | None = N
     return _table("outliers", events).conform(frame)
 
 
-def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
+def event_distribution(events: pl.LazyFrame, figures: DayFigures | None = None) -> pl.LazyFrame:
     """One row per event type, most frequent first, and a test of whether all are equally frequent.
 
     ``proportion`` and ``cumulative`` are shares of the day's events, 9 decimals; the last ``cumulative`` is 1.
@@ -449,12 +471,7 @@ def event_distribution(events: pl.LazyFrame) -> pl.LazyFrame:
         The table event_distribution, by count descending, then name.
     """
     contract = _table("event_distribution", events)
-    counts = (
-        events.group_by(TYPE)
-        .agg(pl.len().cast(pl.Int64).alias("count"))
-        .sort("count", TYPE, descending=[True, False])
-        .collect(engine=chosen())
-    )
+    counts = (figures or DayFigures(events)).types.sort("count", TYPE, descending=[True, False])
     if counts.is_empty():
         return contract.empty().lazy()
     n, k = int(counts["count"].sum()), counts.height

@@ -286,7 +286,7 @@ def test_the_quick_look_at_a_contract_passes_nothing_that_pandera_refuses(name: 
     table = TABLES[name]
     good = rows(name, row).collect()
     assert table.is_surely_kept(good)
-    assert table.is_surely_kept(good.with_columns(surplus=1)) == table.is_open
+    assert table.has_schema(good.with_columns(surplus=1).schema) == table.is_open
     for column in table.columns:
         null = good.with_columns(pl.lit(None, column.dtype).alias(column.name))
         bad = [good.drop(column.name), good.with_columns(pl.lit([1]).alias(column.name))]
@@ -295,6 +295,6 @@ def test_the_quick_look_at_a_contract_passes_nothing_that_pandera_refuses(name: 
             if bound is not None:
                 bad.append(good.with_columns(pl.lit(bound + step).cast(column.dtype).alias(column.name)))
         for frame in bad:
-            assert not table.is_surely_kept(frame), (column.name, frame)
+            assert not (table.has_schema(frame.schema) and table.is_surely_kept(frame)), (column.name, frame)
             assert not checks.contract(table, frame.lazy()).passed
         assert table.is_surely_kept(null) == column.nullable == checks.contract(table, null.lazy()).passed
