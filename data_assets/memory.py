@@ -4,8 +4,8 @@ Here: the prediction, the look at the limits, the choice between three ways. Not
 (``metrics.py``, ``filling.py``, ``quantities.py``), how files are read, which always streams (``ingest/``), or the
 engine's own switches (``engine.py``). All ways give the same tables, byte for byte.
 
-- ``eager``: the day's columns are held as a whole. Up to EAGER_ROWS the fastest; above, parts that fit the processor's
-  cache are faster however much memory there is (docs/decisions/0008).
+- ``eager``: the day's columns are held as a whole, where that fits easily; the fastest. Above EAGER_ROWS what it saves,
+  a quarter of a stage, is not worth more than a gigabyte, however much there is (docs/decisions/0008).
 - ``lazy``: the users' rows in parts on disk, one part at a time, and so what many users come to; different values of
   a column are held all at once.
 - ``streaming``: those are counted in parts on disk too, where they are many; a day of any size needs about the same.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from data_assets.config import MemoryConfig
 
 Mode = Literal["eager", "lazy", "streaming"]
-EAGER_ROWS = 2_000_000
+EAGER_ROWS = 10_000_000
 FIXED_BYTES = 24  # of a row: start, end and value
 NUMBER_BYTES, TEXT_BYTES = 8, 16  # of a user; a text of more than TEXT_INLINE bytes stands elsewhere as well
 TEXT_INLINE = 12

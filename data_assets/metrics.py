@@ -19,7 +19,7 @@ Arithmetic, so that the same rows in any order and on any number of threads give
   exceeds a double is a ContractError, as is a value that is not finite.
 
 Only aggregates are collected inside these functions (counts, bounds, one row per user, event type or bin) and the rows
-of some users at a time; a day of up to two million rows is one such part.
+of some users at a time; a day of up to ten million rows may be one such part.
 """
 
 from __future__ import annotations
