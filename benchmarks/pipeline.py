@@ -386,17 +386,20 @@ From one file of a day to all of its tables, beside bare engines that make the s
 ledger, checks, reasons of refused rows, atomic publishing, event log and report. Each case in a process of its own,
 warmed up with 1,000 rows, cases interleaved, the best round by CPU; the tables of all cases were compared. CPU seconds
 are the figures to trust. The engines' code: `benchmarks/engines.py`. What single steps cost: [figures.md](figures.md).
+
+`whole process` is its largest resident memory, the pages of the libraries' files included. A limit is enforced by the
+kernel, which ends what exceeds it; it counts what the process allocates and the files that it is the first to read.
 """
 
 
 def write_section(title: str, lines: list[str], page: Path = PAGE) -> None:
     """Put a section into the page, in place of an earlier one with the same title."""
-    text = page.read_text(encoding="utf-8") if page.exists() else INTRODUCTION
-    head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     kept = {s.partition("\n")[0]: s.partition("\n")[2].strip("\n") for s in sections}
-    kept[title] = "\n".join(["", *lines])
-    body = "".join(f"## {name}\n{content.rstrip()}\n\n" for name, content in kept.items())
-    page.write_text(head + body.rstrip("\n") + "\n", encoding="utf-8")
+    kept[title] = "\n".join(lines)
+    body = "".join(f"## {name}\n\n{content.strip()}\n\n" for name, content in kept.items())
+    page.write_text(f"{INTRODUCTION}\n{body.rstrip()}\n", encoding="utf-8")
 
 
 def main() -> None:
