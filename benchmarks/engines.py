@@ -107,7 +107,7 @@ def _polars_sessions(events: Any, folder: Path, rows: int) -> Any:  # noqa: ANN4
                 total_sessions=pl.len().cast(pl.Int64),
                 avg_duration=duration.mean().round(2),
                 max_duration=duration.max().round(2),
-                min_duration=duration.filter(duration > 0).min().round(2),
+                min_duration=pl.when(duration > 0).then(duration).min().round(2),
                 total_value=pl.col("value").sum().round(2),
                 mean_value=pl.col("value").mean().round(2),
                 anomaly_count=(duration <= 0).sum().cast(pl.Int64),

@@ -323,7 +323,7 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
     def landed_files(
         context: AssetExecutionContext,  # noqa: ARG001 - for those who measure it
     ) -> Iterator[MaterializeResult[None]]:
-        looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns())
+        looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns(), are_made_next=True)
         broken = looked.ledger.filter(pl.col("error").is_not_null())
         _tell_files(looked.listing.ignored, broken)
         rows = int(looked.ledger["rows"].sum())

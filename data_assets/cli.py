@@ -240,7 +240,11 @@ def _due_ranges(
     if first is not None and last is not None:
         return [(first.isoformat(), last.isoformat())]
     looked = landing.refresh(
-        config, Lake(config.lake_dir), now_ns=time.time_ns(), progress=lambda path: show.step("landed_files", path)
+        config,
+        Lake(config.lake_dir),
+        now_ns=time.time_ns(),
+        progress=lambda path: show.step("landed_files", path),
+        are_made_next=True,
     )
     stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
     return contiguous_ranges(stale)

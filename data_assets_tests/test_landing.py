@@ -8,16 +8,17 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, build_sensor_context
 
-from data_assets import jobs, landing, sensors
+from data_assets import jobs, landing, sensors, staging
 from data_assets.config import PipelineConfig, SourceConfig
 from data_assets.contracts import LANDED_FILES
 from data_assets.definitions import build_definitions
+from data_assets.errors import StorageFullError
 from data_assets.jobs import running_days
 from data_assets.storage import DayLog, Lake
 
@@ -208,6 +209,67 @@ def test_a_file_that_breaks_keeps_touching_the_days_it_held(config: PipelineConf
     path.write_bytes(b"PAR1 this is no Parquet file PAR1")
     assert stale(config) == {"2024-03-03"}
     assert look(config).ledger["error"].null_count() == 0
+
+
+SOUND = "{n},{day} 10:00:00,,view,1\n"
+LONG = {  # files whose days are counted and split in one pass, by how many of their rows are of which day
+    "of one day": [("2024-03-02", 3_000)],
+    "with a late day": [("2024-03-02", 2_000), ("2024-03-01", 3)],
+    "of several days": [("2024-03-01", 600), ("2024-03-02", 900), ("2024-03-03", 900)],
+    "with rows that take a second look": [("2024-03-02", 2_000), (" 2024-03-02", 2)],
+    "with refused rows": [("2024-03-02", 2_000), ("nonsense", 2), ("1999-01-01", 1)],
+}
+
+
+@pytest.mark.parametrize("deduplicate", ["none", "exact"])
+@pytest.mark.parametrize("rows", LONG.values(), ids=LONG)
+def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, int]], deduplicate: Literal["none", "exact"]
+) -> None:
+    source = SourceConfig(settle_seconds=0, deduplicate=deduplicate)
+    config = PipelineConfig(data_dir=tmp_path, start_date=FIRST, source=source)
+    config.raw_dir.mkdir()
+    lines = [SOUND.format(n=n, day=day) for day, count in rows for n in range(count)]
+    path = config.raw_dir / "2024-03-02.csv"
+    path.write_text(HEADER + "".join(lines))
+    counted = look(config).ledger
+    lake = Lake(tmp_path / "other")
+    monkeypatch.setattr(landing, "SPLIT_ROWS", 1_000)
+    split = landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).ledger
+    assert split.equals(counted)
+    assert len(list(config.scratch_dir.glob("split-*"))) == 1
+    days = [day.isoformat() for day in split["day"]]
+    made = []
+    for name in ("taken", "again"):
+        (tmp_path / name).mkdir()
+        staged, refused = staging.stage(config, split, days, tmp_path / name)
+        assert not refused
+        assert not list(config.scratch_dir.glob("split-*"))
+        made.append([(s.valid.collect(), s.quarantined.collect(), s.by_file) for s in staged.values()])
+    for one, other in zip(*made, strict=True):
+        assert all(a.equals(b) for a, b in zip(one, other, strict=True))
+
+
+def test_parts_of_another_content_are_not_taken_and_a_full_disk_makes_none(
+    config: PipelineConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(landing, "SPLIT_ROWS", 1)
+    lake = Lake(config.lake_dir)
+    drop(config, "2024-03-02.csv", "2024-03-02", user=1)
+    landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True)
+    drop(config, "2024-03-02.csv", "2024-03-02", user=2)
+    ledger = look(config).ledger
+    staged, _ = staging.stage(config, ledger, ["2024-03-02"], tmp_path)
+    assert staged["2024-03-02"].valid.collect()["user_id"].to_list() == [2]
+    assert len(list(config.scratch_dir.glob("split-*"))) == 1  # swept some day
+    monkeypatch.setattr(landing.disk, "check_room", lambda *_: _raise(StorageFullError("full", "", path=tmp_path)))
+    drop(config, "2024-03-03.csv", "2024-03-03")
+    assert landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).read == ("2024-03-03.csv",)
+    assert len(list(config.scratch_dir.glob("split-*"))) == 1
+
+
+def _raise(problem: Exception) -> None:
+    raise problem
 
 
 def test_missing_days(config: PipelineConfig) -> None:

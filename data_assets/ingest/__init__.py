@@ -6,7 +6,16 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 (``landing.py``), duplicates across files and the tables themselves (``assets.py``), where they lie (``storage.py``).
 """
 
-from data_assets.ingest.classify import KINDS, WHOLE_DAY, classify, count_days, rows_of, split_file
+from data_assets.ingest.classify import (
+    KINDS,
+    WHOLE_DAY,
+    classify,
+    count_days,
+    finish_split,
+    rows_of,
+    split_file,
+    split_unseen,
+)
 from data_assets.ingest.mapping import check_required
 from data_assets.ingest.opening import detect_format, open_records
 from data_assets.ingest.records import Records
@@ -19,7 +28,9 @@ __all__ = [
     "classify",
     "count_days",
     "detect_format",
+    "finish_split",
     "open_records",
     "rows_of",
     "split_file",
+    "split_unseen",
 ]

@@ -6,6 +6,7 @@ here: reading (``opening.py`` and the module of each format), types (``values.py
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, 
 from data_assets.storage import PARQUET
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Collection
     from pathlib import Path
 
@@ -31,6 +31,8 @@ ROW_GROUP = 262_144
 ROW_GROUP_MANY_DAYS = 16_384
 FEW_DAYS = 8
 WHOLE_DAY = "whole.parquet"
+REST = "rest.parquet"
+DAYS = pl.Schema({"day": pl.Date(), "rows": pl.Int64()})
 _TIMES = ("session_start", "session_end")
 _TEXTS = ("event_type", "metadata")
 _GIVEN = "__given_"
@@ -38,8 +40,10 @@ _VALUE = "__value_"
 _FAILED = "__failed_"
 _REFUSED = "__refused"
 _CLEAN = "__clean"
+_PART = "__part"
 _SAMPLE = 1_000
 _MOSTLY = 0.9
+_DAY = pl.col(_VALUE + "session_start").dt.date().alias("day")
 KINDS = ("valid", "mended", "quarantined")
 
 
@@ -50,9 +54,8 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
         SourceFileError: the file turns out to be damaged.
         ConfigurationError: the mapping's SQL does not fit the file.
     """
-    schema = {"day": pl.Date, "rows": pl.Int64}
     if records.physical_rows == 0:
-        return pl.DataFrame(schema=schema)
+        return pl.DataFrame(schema=DAYS)
     source = sources(records, relative, config)["session_start"]
     form = _form(records, source, relative)
     given = bound(records.frame, [source]).select(
@@ -76,8 +79,12 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
         [counted] = _collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
-    by_day = counted.group_by("day").agg(pl.col("rows").sum().cast(pl.Int64)).filter(pl.col("rows") > 0).sort("day")
-    return by_day.cast(pl.Schema(schema))
+    return _by_day(counted.with_columns(pl.col("rows").cast(pl.Int64)))
+
+
+def _by_day(counted: pl.DataFrame) -> pl.DataFrame:
+    """Each day once, null too, if it has rows."""
+    return counted.group_by("day").agg(pl.col("rows").sum()).filter(pl.col("rows") > 0).sort("day")
 
 
 def classify(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> pl.LazyFrame:
@@ -119,43 +126,110 @@ def split_file(
         SourceFileError: the file turns out to be damaged.
         ConfigurationError: the mapping's SQL does not fit the file.
     """
-    valid, mended, quarantined = (out_dir / kind for kind in KINDS)
-    for target in (valid, mended, quarantined):
-        target.mkdir(parents=True, exist_ok=True)
+    _make_folders(out_dir)
     if records.physical_rows == 0:
         return
     quick = _quick(records, relative, config)
     if quick is None:
-        _split(records, relative, home_day, days, config, (valid, quarantined), is_all=is_all)
+        _split(records, relative, home_day, days, config, (out_dir / "valid", out_dir / "quarantined"), is_all=is_all)
         return
-    day = pl.col(_VALUE + "session_start").dt.date().alias("day")
-    file = [pl.lit(relative).alias("source_file")] if is_all else []
-    plain = quick.frame.filter(_CLEAN).select(*quick.columns, *file, pl.col(LINE).alias("source_line"), day)
+    rows = replace(quick, frame=quick.frame.filter(_CLEAN)).rows(relative)
+    plain = rows if is_all else rows.drop("source_file")
     if days is not None:
         plain = plain.filter(pl.col("day").is_in(sorted(days)))
-    rest = out_dir / "rest.parquet"
-    # Of JSON not every key is read. Texts are copied: as they come, each holds the whole buffer that it was read from.
-    read = [
-        pl.concat_str(name, pl.lit("")).alias(name) if dtype == pl.String else pl.col(name)
-        for name, dtype in records.frame.collect_schema().items()
-        if name not in HELPERS
+    rest = quick.frame.filter(~pl.col(_CLEAN))
+    _sift(records, relative, [_sink(plain, out_dir / "valid", days, is_all=is_all)], rest, out_dir)
+    finish_split(records, relative, home_day, days, config, out_dir)
+
+
+def split_unseen(records: Records, relative: str, config: PipelineConfig, out_dir: Path) -> pl.DataFrame | None:
+    """Split a file before its days are known, and say which they are as ``count_days`` does: one pass in place of two.
+
+    What reads at first sight is written below ``out_dir`` as ``split_file`` has it; ``finish_split`` is for the rest. A
+    file whose first rows are all of one day is taken for all that this day has, see ``is_all``.
+
+    Returns:
+        ``None``, with nothing written, where few rows would read at first sight.
+
+    Raises:
+        SourceFileError: the file turns out to be damaged.
+    """
+    quick = _quick(records, relative, config)
+    if quick is None:
+        return None
+    _make_folders(out_dir)
+    valid = out_dir / "valid"
+    # A column of its own: of conditions within the filters the engine would do all that is before them twice.
+    is_likely = _DAY.eq(pl.lit(quick.day, pl.Date))
+    part = pl.when(~pl.col(_CLEAN)).then(0).when(is_likely).then(1).otherwise(2)
+    rest, likely, other = (
+        replace(quick, frame=quick.frame.with_columns(part.alias(_PART)).filter(pl.col(_PART) == n)) for n in range(3)
+    )
+    sinks = [] if quick.day is None else [_sink(likely.rows(relative), valid, [quick.day], is_all=True)]
+    others = other.rows(relative).drop("source_file")
+    sinks.append(_sink(_copied(others) if sinks else others, valid, None))
+    _sift(records, relative, sinks, rest.frame, out_dir)
+    found = [
+        (dt.date.fromisoformat(folder.name.partition("=")[2]), rows_of(list(folder.iterdir())))
+        for folder in valid.iterdir()
     ]
-    texts = [*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)]
-    others = quick.frame.filter(~pl.col(_CLEAN)).select(texts)
-    sinks = [_sink(plain, valid, days, is_all=is_all), others.sink_parquet(rest, compression="uncompressed", lazy=True)]
-    if records.encoding == "binary":  # quickly read again, where something is left; one scan for both holds much more
-        _collected(sinks[:1], relative)
-        if rows_of(list(valid.rglob("*.parquet"))) == records.physical_rows:
-            return
-        _collected(sinks[1:], relative)
-    else:
+    left = _left(records, out_dir)
+    counts = [pl.DataFrame(found, schema=DAYS, orient="row"), *([count_days(left, relative, config)] if left else [])]
+    return _by_day(pl.concat(counts))
+
+
+def finish_split(
+    records: Records,
+    relative: str,
+    home_day: dt.date,
+    days: Collection[dt.date] | None,
+    config: PipelineConfig,
+    out_dir: Path,
+) -> None:
+    """Every rule on what the first sight left over; then ``out_dir`` is as ``split_file`` leaves it.
+
+    ``records``: as they were split; only those that are left over are read.
+    """
+    left = _left(records, out_dir)
+    if left is not None:
+        targets = (out_dir / "mended", out_dir / "quarantined")
+        _split(left, relative, home_day, days, config, targets, is_all=False)
+    (out_dir / REST).unlink(missing_ok=True)
+
+
+def _make_folders(out_dir: Path) -> None:
+    for kind in KINDS:
+        (out_dir / kind).mkdir(parents=True, exist_ok=True)
+
+
+def _sift(records: Records, relative: str, sinks: list[pl.LazyFrame], rest: pl.LazyFrame, out_dir: Path) -> None:
+    """Write what reads at first sight by ``sinks``, and ``rest`` as it stands."""
+    read = [name for name in records.frame.collect_schema() if name not in HELPERS]  # of JSON not every key is
+    left = _copied(rest.select(*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)))
+    sinks = [*sinks, left.sink_parquet(out_dir / REST, compression="uncompressed", lazy=True)]
+    if records.encoding != "binary":
         _collected(sinks, relative)
-    rows = rows_of([rest])
-    if rows:
-        left = pl.scan_parquet(rest, glob=False, hive_partitioning=False)
-        looked = replace(records, frame=left, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
-        _split(looked, relative, home_day, days, config, (mended, quarantined), is_all=False)
-    rest.unlink()
+        return
+    for sink in sinks:  # quickly read again, where something is left; one scan for all holds much more
+        _collected([sink], relative)
+        if rows_of(list((out_dir / "valid").rglob("*.parquet"))) == records.physical_rows:
+            return
+
+
+def _copied(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """The same with texts copied: as they come, each holds the whole buffer that it was read from."""
+    schema = frame.collect_schema()
+    return frame.with_columns(pl.concat_str(n, pl.lit("")).alias(n) for n, t in schema.items() if t == pl.String)
+
+
+def _left(records: Records, out_dir: Path) -> Records | None:
+    """What the first sight left over; ``None`` when that is nothing."""
+    path = out_dir / REST
+    rows = rows_of([path]) if path.exists() else 0
+    if not rows:
+        return None
+    frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    return replace(records, frame=frame, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
 
 
 def rows_of(files: Collection[Path]) -> int:
@@ -196,10 +270,19 @@ def _split(
 
 @dataclass(frozen=True)
 class _Quick:
-    """The records with ``__clean``, and the columns of a valid row, which hold where that is true."""
+    """The records with ``__clean``, and the columns of a valid row, which hold where that is true.
+
+    ``day``: that of the first rows, where they have one and the same.
+    """
 
     frame: pl.LazyFrame
     columns: list[pl.Expr]
+    day: dt.date | None
+
+    def rows(self, relative: str) -> pl.LazyFrame:
+        """The frame's rows as the lake has them, with their ``day``."""
+        place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
+        return self.frame.select(*self.columns, *place, _DAY)
 
 
 def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | None:
@@ -248,11 +331,16 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
 
     # Of a small file all rows were looked at: if one is left over, every rule is asked at once.
     least = _MOSTLY if records.physical_rows > _SAMPLE else 1.0
-    if judged(sample).select(pl.col(_CLEAN).mean()).collect().item() < least:
+    clean_days = _DAY.filter(_CLEAN)
+    share, first, last = (
+        judged(sample).select(pl.col(_CLEAN).mean(), first=clean_days.min(), last=clean_days.max()).collect().row(0)
+    )
+    if share < least:
         return None
     contract = tables(source.types.user_id)["raw_events"].schema
     columns = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
-    return _Quick(judged(records.frame), [*columns, *_extra(records, found, config, set(contract))])
+    every = [*columns, *_extra(records, found, config, set(contract))]
+    return _Quick(judged(records.frame), every, first if first == last else None)
 
 
 def _is_quick(name: str, dtype: pl.DataType, texts: Collection[str]) -> bool:
