@@ -12,7 +12,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def _compute_days(
         found: Sequence[Finding] = ()
         cause = ""
         try:
-            with telemetry.timed(day), for_rows(_events_of(config, day)):
+            with telemetry.timed(day), for_rows(_stored(config, day)):
                 computed = compute(day)
         except DataAssetsError as problem:
             if problem.retryable:
@@ -226,9 +226,9 @@ def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
     raise DayFailedError(what, hint, table=table, day=day)
 
 
-def _events_of(config: PipelineConfig, day: str) -> int:
-    """How many events the day has; 0 when it was never made."""
-    version = Lake(config.lake_dir).current("raw_events", day)
+def _stored(config: PipelineConfig, day: str, table: str = "raw_events") -> int:
+    """How many rows the lake has of the day; 0 when it was never made."""
+    version = Lake(config.lake_dir).current(table, day)
     return version.rows if version else 0
 
 
@@ -246,7 +246,7 @@ class _Figures:
         plan = events.explain(optimized=False)
         known = self._known.get(plan)
         if known is None:
-            rows = _events_of(self.config, day)
+            rows = _stored(self.config, day)
             if rows <= FEW_ROWS:
                 events = events.collect(engine=chosen()).lazy()
                 self._held += rows
@@ -263,7 +263,7 @@ class _Figures:
 
     def _decide(self, events: pl.LazyFrame, day: str) -> memory.Decision:
         """How the day is worked on, by what there is now."""
-        rows = _events_of(self.config, day)
+        rows = _stored(self.config, day)
         length = None
         if self.config.source.types.user_id == "string":
             texts = events.select(pl.col("user_id").head(SAMPLE_ROWS).str.len_bytes().mean())
@@ -470,9 +470,11 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     continue
                 found = staged[day]
                 progress.step(valid.name, day)
-                with telemetry.timed(day):
-                    judged = _judge_ingest(config, contracts, found, drifted)
                 sums = staging.sums(found.by_file)
+                with telemetry.timed(day), for_rows(sums["rows_in"]):
+                    if sums["valid"] <= FEW_ROWS:  # asked for twice below
+                        found = replace(found, valid=found.valid.collect(engine=chosen()).lazy())
+                    judged = _judge_ingest(config, contracts, found, drifted)
                 telemetry.add(
                     rows_in=sums["rows_in"], rows_quarantined=sums["quarantined"], rows_duplicate=sums["duplicate"]
                 )
@@ -481,10 +483,11 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                 reason = _failed(findings)
                 if _failed([f for f in findings if f.name != checks.QUARANTINE_RATE]) is None:
                     # A day with too many quarantined rows is shown, so that one can see them; nothing is built on it.
-                    outcome.frames[day] = DayFrame(found.valid, found.notes, found.ready)
+                    outcome.frames[day] = DayFrame(staged[day].valid, found.notes, found.ready)
                     refused_frames[day] = DayFrame(found.quarantined, {})
                     repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
-                    _describe_ingest(context, day, found, sums, (valid.name, quarantined.name))
+                    with for_rows(sums["rows_in"]):
+                        _describe_ingest(context, day, found, sums, (valid.name, quarantined.name))
                 if reason is not None:
                     telemetry.refused(day, _cause(findings), **sums)
                     too_many = any(f.name == checks.QUARANTINE_RATE and not f.passed for f in findings)
@@ -752,11 +755,12 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
         def compute(day: str) -> Computed:
             of_day = figures.of(_need("raw_events", raw_events, day, log), day)
             counts = metrics.RowCounts(**staging.sums(staging.noted_files(lake.notes("raw_events", day))))
+            _need("outliers", outliers, day, log)
             row = metrics.daily_kpis(
                 of_day.events,
                 _need("session_metrics", session_metrics, day, log),
                 _need("event_distribution", event_distribution, day, log),
-                outlier_count=_height(_need("outliers", outliers, day, log)),
+                outlier_count=_stored(config, day, "outliers"),
                 counts=counts,
                 precision=config.precision,
                 figures=of_day,
@@ -776,6 +780,7 @@ def _late_share(kpis: Mapping[str, Any]) -> float:
     return float(kpis["late"] / kpis["rows_in"]) if kpis["rows_in"] else 0.0
 
 
+NO_REASONS = {"reason": pl.String, "rows": pl.Int64}
 REPORT_TABLES = (
     "raw_events",
     "quarantined_events",
@@ -852,7 +857,7 @@ def _write_reports(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
         notes = lake.notes("raw_events", day)
-        with telemetry.timed(day), for_rows(_events_of(config, day)):
+        with telemetry.timed(day), for_rows(_stored(config, day)):
             events = figures.of(found["raw_events"], day)
             built = report.build(_day_input(config, this, found, events, before, notes, ledger))
             report.write(built, config.reports_dir / day)
@@ -879,6 +884,7 @@ def _day_input(
     ledger: pl.DataFrame,
 ) -> report.DayInput:
     log, impact = DayLog(config.lake_dir), cleaning.noted_impact(notes)
+    kpis = found["daily_kpis"].collect().to_dicts()[0]
     lanes = ledger.filter(pl.col("day") == day).select("path", "content_hash", "lane", "lane_reason")
     repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
@@ -889,7 +895,7 @@ def _day_input(
     return report.DayInput(
         day=day,
         timezone=config.timezone,
-        kpis=found["daily_kpis"].collect().to_dicts()[0],
+        kpis=kpis,
         history=before,
         trend_days=config.trend_days,
         session_metrics=found["session_metrics"],
@@ -897,7 +903,9 @@ def _day_input(
         event_distribution=found["event_distribution"].collect(),
         summary_statistics=found["summary_statistics"].collect(),
         events=events,
-        quarantine_reasons=count_reasons(found["quarantined_events"]),
+        quarantine_reasons=count_reasons(found["quarantined_events"])
+        if kpis["quarantined"]
+        else pl.DataFrame(schema=NO_REASONS),
         files=staging.noted_files(notes).join(lanes, on=["path", "content_hash"], how="left", maintain_order="left"),
         without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(ledger, last=day)],
         policies=impact.policies,

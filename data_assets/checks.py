@@ -10,6 +10,7 @@ day. So a day is judged before it is published, per day; docs/decisions/0001 has
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import polars as pl
 from dagster import (
@@ -40,6 +41,11 @@ from data_assets.report.text import plural
 from data_assets.storage import DayLog, Finding
 
 QUARANTINE_RATE = "quarantine_rate"
+MOST_TARGETS = 100_000
+# Materialisations that checks of this process were about, by the id in the event log: two steps ask for each of them.
+_TARGETS: WeakKeyDictionary[DagsterInstance, dict[int, AssetCheckEvaluationTargetMaterializationData]] = (
+    WeakKeyDictionary()
+)
 BATCH_ROWS = 131_072  # how many rows are looked at at a time: bounds the memory
 
 
@@ -204,17 +210,22 @@ def _latest_materialisations(
     instance: DagsterInstance, days: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], AssetCheckEvaluationTargetMaterializationData]:
     """The latest materialisation of each table's day, where there is one."""
-    latest = {}
+    latest: dict[tuple[str, str], AssetCheckEvaluationTargetMaterializationData] = {}
+    known = _TARGETS.setdefault(instance, {})
     for table in dict.fromkeys(table for table, _ in days):
         key = AssetKey.from_user_string(table)
         wanted = {day for name, day in days if name == table}
         ids = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION, wanted)
-        of_id = {storage_id: day for day, storage_id in ids.items()}
-        chosen = AssetRecordsFilter(key, storage_ids=list(of_id))
-        for record in instance.fetch_materializations(chosen, limit=len(of_id)).records if of_id else ():
-            latest[table, of_id[record.storage_id]] = AssetCheckEvaluationTargetMaterializationData(
+        new = [storage_id for storage_id in ids.values() if storage_id not in known]
+        if len(known) + len(new) > MOST_TARGETS:
+            known.clear()
+            new = list(ids.values())
+        chosen = AssetRecordsFilter(key, storage_ids=new)
+        for record in instance.fetch_materializations(chosen, limit=len(new)).records if new else ():
+            known[record.storage_id] = AssetCheckEvaluationTargetMaterializationData(
                 storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
             )
+        latest |= {(table, day): known[storage_id] for day, storage_id in ids.items() if storage_id in known}
     return latest
 
 

@@ -8,7 +8,7 @@ DDL, the docs table). Not here: how rows come into being (``ingest/``, ``metrics
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -80,18 +80,22 @@ class Table:
     is_open: bool = False
     is_partitioned: bool = True
 
-    @property
+    @cached_property
     def schema(self) -> pl.Schema:
         """Column names and Polars types, in order."""
         return pl.Schema({c.name: c.dtype for c in self.columns})
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Column names, in order."""
         return tuple(c.name for c in self.columns)
 
     def empty(self) -> pl.DataFrame:
         """A frame with the contract's columns and no rows."""
+        return self._empty.clone()
+
+    @cached_property
+    def _empty(self) -> pl.DataFrame:
         return self.schema.to_frame()
 
     def conform(self, frame: pl.LazyFrame, day: str | None = None) -> pl.LazyFrame:

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import polars as pl
 import yaml
-from polars.exceptions import PanicException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_assets.config import COLUMNS, read_settings
 from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import find, wanted_columns
-from data_assets.ingest.records import MALFORMED, rename
+from data_assets.ingest.records import MALFORMED, collected, rename
 from data_assets.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -195,14 +194,7 @@ def _sample(records: Records, relative: str, is_text: Mapping[str, bool], config
         cell = pl.when(~text.str.strip_chars().is_in(nulls)).then(text.str.head(CELL_CHARACTERS))
         cells.append(cell.alias(name) if there else pl.col(name).is_null())
     head = records.frame.head(limit).filter(~pl.col(MALFORMED) & ~records.empty).select(cells)
-    try:
-        return head.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, PanicException) as problem:
-        raise SourceFileError(
-            f"{visible(relative)} cannot be read: {visible(str(problem).partition(chr(10))[0])}.",
-            "The file is damaged, or changed while it was read. Ask the sender for it again, or remove it.",
-            path=relative,
-        ) from problem
+    return collected([head], relative)[0]
 
 
 def _native(dtype: pl.DataType) -> Family | None:

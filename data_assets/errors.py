@@ -22,7 +22,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 def visible(text: str, limit: int = 200) -> str:
     """``text`` fit for one log line: control and bidirectional characters shown as escapes, cut at ``limit``."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    shown = text
+    if not text.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 

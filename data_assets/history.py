@@ -10,6 +10,7 @@ empties its write-ahead log to the disk at every close. Kept open, the same data
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -81,7 +82,7 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
 
     def _engine(self, shard: str) -> Engine:
         engine = self._engines.pop(shard, None)
-        if engine is not None and not Path(self.path_for_shard(shard)).exists():
+        if engine is not None and not os.access(self.path_for_shard(shard), os.F_OK):
             engine.dispose()  # the run was deleted from the history
             self._initialized_dbs.discard(shard)
             engine = None

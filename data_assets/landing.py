@@ -25,6 +25,7 @@ import polars as pl
 
 from data_assets import disk, drift, ingest
 from data_assets.contracts import LANDED_FILES
+from data_assets.engine import for_rows
 from data_assets.errors import ConfigurationError, RawFolderMissingError, SourceFileError, StorageFullError, visible
 from data_assets.storage import scratch_folder, write_atomically
 
@@ -394,9 +395,10 @@ def _read_file(
         try:
             records = ingest.open_records(config.raw_dir / file.path, file.path, config, scratch, require_columns=False)
             encoding, form, lane, why = records.encoding, records.format, records.lane, records.reason
-            schema = drift.observe(records, file.path, config).to_json()
-            split = _split(records, config, file.path, scratch / "split") if is_split else None
-            counts = ingest.count_days(records, file.path, config) if split is None else split
+            with for_rows(records.physical_rows):
+                schema = drift.observe(records, file.path, config).to_json()
+                split = _split(records, config, file.path, scratch / "split") if is_split else None
+                counts = ingest.count_days(records, file.path, config) if split is None else split
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))
             ingest.check_required(records, file.path, config)
             kept = _kept_split(config, file.path, digest, mapping)

@@ -426,7 +426,7 @@ def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataF
         rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
         rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
         "anomaly_count",
-    ).collect()
+    ).collect(engine=chosen())
 
 
 def outliers(events: pl.LazyFrame, factor: float, figures: DayFigures | None = None) -> pl.LazyFrame:

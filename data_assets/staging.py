@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ import polars as pl
 
 from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
+from data_assets.engine import for_rows
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
 from data_assets.landing import files_of, fingerprints, read_retired, take_split
-from data_assets.storage import Lake
+from data_assets.storage import Lake, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
+MOST_SCANS = 64
 BY_FILE = pl.Schema(
     {
         "path": pl.String(),
@@ -140,7 +143,8 @@ def stage(
                     continue
                 folder.mkdir()
                 records = ingest.open_records(config.raw_dir / str(path), str(path), config, folder, verify=False)
-                ingest.split_file(records, str(path), home, wanted, config, folder, is_all=is_all)
+                with for_rows(records.physical_rows):
+                    ingest.split_file(records, str(path), home, wanted, config, folder, is_all=is_all)
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     staged = {
@@ -174,8 +178,9 @@ def _day(
         kind: {path: _parts(folders[path] / kind / f"day={day}") for path in files["path"]} for kind in ingest.KINDS
     }
     of_files = [_of_file(path, parts["valid"][path], parts["mended"][path]) for path in files["path"]]
-    valid = _together(contracts["raw_events"].empty(), [scan for scan in of_files if scan is not None])
-    read = {path: ingest.rows_of([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
+    of_valid = [scan for scan in of_files if scan is not None]
+    valid = _together(contracts["raw_events"].empty(), of_valid, scratch)
+    read = {path: rows_of([*parts["valid"][path], *parts["mended"][path]]) for path in files["path"]}
     kept, repeated = read, None
     if config.source.deduplicate != "none":
         folder = scratch / f"day={day}"
@@ -190,7 +195,7 @@ def _day(
                 "content_hash": row["content_hash"],
                 "rows": row["rows"],
                 "valid": kept.get(row["path"], 0),
-                "quarantined": ingest.rows_of(parts["quarantined"][row["path"]]),
+                "quarantined": rows_of(parts["quarantined"][row["path"]]),
                 "duplicate": read[row["path"]] - kept.get(row["path"], 0),
                 "late": row["rows"] if row["home_day"] > row["day"] else 0,
                 "late_days": max(0, (row["home_day"] - row["day"]).days),
@@ -200,7 +205,7 @@ def _day(
         schema=BY_FILE,
     )
     refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
-    quarantined = _together(contracts["quarantined_events"].empty(), refused)
+    quarantined = _together(contracts["quarantined_events"].empty(), refused, scratch)
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
     of_day = [path for kind in ("valid", "mended") for found in parts[kind].values() for path in found]
     is_ready = [path.name for path in of_day] == [ingest.WHOLE_DAY] and cleaned is valid and repeated is None
@@ -220,10 +225,21 @@ def _of_file(path: str, plain: list[Path], mended: list[Path]) -> pl.LazyFrame |
     return rows.select(*columns, pl.lit(path).alias("source_file"), line)
 
 
-def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame]) -> pl.LazyFrame:
-    """The rows of all files, in this order. Files may differ in extra columns."""
+def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame], scratch: Path) -> pl.LazyFrame:
+    """The rows of all files, in this order. Files may differ in extra columns.
+
+    Of many some at a time are put together on disk first: over thousands of scans each query takes minutes to plan.
+    """
     if not scans:
         return empty.lazy()
+    while len(scans) > MOST_SCANS:
+        together = []
+        for first in range(0, len(scans), MOST_SCANS):
+            path = scratch / f"{uuid.uuid4().hex}.parquet"
+            some = pl.concat(scans[first : first + MOST_SCANS], how="diagonal")
+            some.sink_parquet(path, compression="uncompressed", row_group_size=ingest.ROW_GROUP)
+            together.append(_scan(path))
+        scans = together
     return pl.concat(scans, how="diagonal") if len(scans) > 1 else scans[0]
 
 
@@ -234,7 +250,7 @@ def _scan(path: Path) -> pl.LazyFrame:
 def _parts(folder: Path) -> list[Path]:
     """The files of one kind and day. Of mended ones only those that hold rows: merging in costs memory."""
     found = sorted(folder.glob("*.parquet"))
-    return [path for path in found if folder.parent.name != "mended" or ingest.rows_of([path])]
+    return [path for path in found if folder.parent.name != "mended" or rows_of([path])]
 
 
 def _duplicate_key(config: PipelineConfig, columns: Sequence[str]) -> list[str]:

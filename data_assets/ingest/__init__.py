@@ -8,11 +8,11 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 
 from data_assets.ingest.classify import (
     KINDS,
+    ROW_GROUP,
     WHOLE_DAY,
     classify,
     count_days,
     finish_split,
-    rows_of,
     split_file,
     split_unseen,
 )
@@ -22,6 +22,7 @@ from data_assets.ingest.records import Records
 
 __all__ = [
     "KINDS",
+    "ROW_GROUP",
     "WHOLE_DAY",
     "Records",
     "check_required",
@@ -30,7 +31,6 @@ __all__ = [
     "detect_format",
     "finish_split",
     "open_records",
-    "rows_of",
     "split_file",
     "split_unseen",
 ]

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from polars.exceptions import PanicException
 
 from data_assets.config import COLUMNS
 from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
-from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
-from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records
-from data_assets.storage import PARQUET
+from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
+from data_assets.storage import PARQUET, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -67,18 +65,18 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
         of_days = given.group_by(day=pl.when(is_whole).then(first).dt.date()).agg(
             rows=pl.len(), left=is_whole.sum().cast(pl.UInt32)
         )
-        [read] = _collected([of_days], relative)
+        [read] = collected([of_days], relative)
         is_left = pl.col("day").is_null()
         counted = read.select("day", rows=pl.when(is_left).then(pl.col("rows") - pl.col("left")).otherwise("rows"))
         if read.filter(is_left)["left"].sum():
             left = given.filter(first.is_null() & is_whole).group_by("session_start").agg(rows=pl.len())
-            [texts] = _collected([left], relative)
+            [texts] = collected([left], relative)
             second = values.time(texts.lazy(), "session_start", source.dtype, formats, zone, form)
             later = second.select(day=pl.col("session_start").dt.date(), rows="rows").collect()
             counted = pl.concat([counted, later])
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
-        [counted] = _collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
+        [counted] = collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
     return _by_day(counted.with_columns(pl.col("rows").cast(pl.Int64)))
 
 
@@ -137,8 +135,11 @@ def split_file(
     plain = rows if is_all else rows.drop("source_file")
     if days is not None:
         plain = plain.filter(pl.col("day").is_in(sorted(days)))
-    rest = quick.frame.filter(~pl.col(_CLEAN))
-    _sift(records, relative, [_sink(plain, out_dir / "valid", days, is_all=is_all)], rest, out_dir)
+    sink = _sink(plain, out_dir / "valid", days, is_all=is_all)
+    if quick.is_all:
+        collected([sink], relative)
+        return
+    _sift(records, relative, [sink], quick.frame.filter(~pl.col(_CLEAN)), out_dir)
     finish_split(records, relative, home_day, days, config, out_dir)
 
 
@@ -208,10 +209,10 @@ def _sift(records: Records, relative: str, sinks: list[pl.LazyFrame], rest: pl.L
     left = _copied(rest.select(*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)))
     sinks = [*sinks, left.sink_parquet(out_dir / REST, compression="uncompressed", lazy=True)]
     if records.encoding != "binary":
-        _collected(sinks, relative)
+        collected(sinks, relative)
         return
     for sink in sinks:  # quickly read again, where something is left; one scan for all holds much more
-        _collected([sink], relative)
+        collected([sink], relative)
         if rows_of(list((out_dir / "valid").rglob("*.parquet"))) == records.physical_rows:
             return
 
@@ -230,13 +231,6 @@ def _left(records: Records, out_dir: Path) -> Records | None:
         return None
     frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
     return replace(records, frame=frame, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
-
-
-def rows_of(files: Collection[Path]) -> int:
-    """The rows of Parquet files, by their footers."""
-    if not files:
-        return 0
-    return int(pl.scan_parquet(list(files), glob=False, hive_partitioning=False).select(pl.len()).collect().item())
 
 
 def _split(
@@ -265,19 +259,22 @@ def _split(
         .select(*QUARANTINED_EVENTS.names, "day")
     )
     valid_dir, quarantined_dir = targets
-    _collected([_sink(valid, valid_dir, days, is_all=is_all), _sink(refused, quarantined_dir, days)], relative)
+    collected([_sink(valid, valid_dir, days, is_all=is_all), _sink(refused, quarantined_dir, days)], relative)
 
 
 @dataclass(frozen=True)
 class _Quick:
     """The records with ``__clean``, and the columns of a valid row, which hold where that is true.
 
-    ``day``: that of the first rows, where they have one and the same.
+    Attributes:
+        day: that of the first rows, where they have one and the same.
+        is_all: every row reads at first sight; of a small file that is known.
     """
 
     frame: pl.LazyFrame
     columns: list[pl.Expr]
     day: dt.date | None
+    is_all: bool
 
     def rows(self, relative: str) -> pl.LazyFrame:
         """The frame's rows as the lake has them, with their ``day``."""
@@ -300,7 +297,7 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     parted = source.csv.decimal_comma or source.csv.thousands is not None
     if not plain or absent or parted or _may_be_read(config):
         return None
-    sample = _collected([records.frame.head(_SAMPLE)], relative)[0].lazy()
+    sample = collected([records.frame.head(_SAMPLE)], relative)[0].lazy()
     given = {n: _given(s, config, is_text=n in texts, must=n in required) for n, s in found.items()}
     typed = given | {n: value for n in texts if n in required and (value := found[n].value) is not None}
     is_text = {n: s.dtype == pl.String for n, s in found.items()}
@@ -330,7 +327,8 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
         return frame.with_columns(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))
 
     # Of a small file all rows were looked at: if one is left over, every rule is asked at once.
-    least = _MOSTLY if records.physical_rows > _SAMPLE else 1.0
+    is_small = records.physical_rows <= _SAMPLE
+    least = 1.0 if is_small else _MOSTLY
     clean_days = _DAY.filter(_CLEAN)
     share, first, last = (
         judged(sample).select(pl.col(_CLEAN).mean(), first=clean_days.min(), last=clean_days.max()).collect().row(0)
@@ -340,7 +338,7 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     contract = tables(source.types.user_id)["raw_events"].schema
     columns = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
     every = [*columns, *_extra(records, found, config, set(contract))]
-    return _Quick(judged(records.frame), every, first if first == last else None)
+    return _Quick(judged(records.frame), every, first if first == last else None, is_small)
 
 
 def _is_quick(name: str, dtype: pl.DataType, texts: Collection[str]) -> bool:
@@ -545,16 +543,4 @@ def _form(records: Records, source: Source, relative: str) -> str:
     if source.value is None or source.dtype != pl.String:
         return values.common_form(pl.Series([], dtype=pl.String))
     sample = bound(records.frame, [source]).select(source.value.alias("x")).head(values.SAMPLE)
-    return values.common_form(_collected([sample], relative)[0]["x"])
-
-
-def _collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
-    try:
-        return pl.collect_all(frames, engine="streaming")
-    except (pl.exceptions.PolarsError, PanicException) as problem:
-        why = visible(str(problem).partition("\n")[0])
-        raise SourceFileError(
-            f"{visible(relative)} cannot be read to its end: {why}.",
-            "The file is damaged, or changed while it was read. Ask the sender for it again, or remove it.",
-            path=relative,
-        ) from problem
+    return values.common_form(collected([sample], relative)[0]["x"])

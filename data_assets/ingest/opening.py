@@ -6,6 +6,7 @@ Here: the decision. Not here: any reading (``delimited.py``, ``jsontext.py``, ``
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,13 @@ from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import columnar, delimited, jsontext
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
 from data_assets.ingest.mapping import check_required
+from data_assets.ingest.records import collected
 
 if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
     from data_assets.ingest.records import Records
 
+HELD_BYTES = 1 << 20  # a text up to this is read once, as a whole: to begin a pass over one takes longer than it
 FORMATS = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet", ".pq": "parquet",
@@ -99,4 +102,7 @@ def open_records(
         records = jsontext.open_json(path, relative, config, own, name)
     if require_columns:
         check_required(records, relative, config)
+    if records.encoding != "binary" and path.stat().st_size <= HELD_BYTES:
+        [held] = collected([records.frame], relative)
+        return replace(records, frame=held.lazy())
     return records

@@ -1,7 +1,8 @@
 """What an opened file looks like to the rest of the project, whatever its format.
 
-Here: ``Records``, the names of its helper columns, how source columns are named, and the spool that readers in Python
-write into. Not here: the readers themselves (``delimited.py``, ``exact.py``, ``jsontext.py``, ``columnar.py``).
+Here: ``Records``, the names of its helper columns, how source columns are named, how what is asked of the records is
+collected, and the spool that readers in Python write into. Not here: the readers themselves
+(``delimited.py``, ``exact.py``, ``jsontext.py``, ``columnar.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from typing import TYPE_CHECKING, Self
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.exceptions import PanicException
+
+from data_assets.engine import chosen
+from data_assets.errors import SourceFileError, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,6 +60,23 @@ class Records:
     reason: str
     record: pl.Expr = field(default_factory=lambda: pl.col(RECORD))
     empty: pl.Expr = field(default_factory=lambda: pl.col(EMPTY))
+
+
+def collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
+    """What is asked of a file's records, in one pass.
+
+    Raises:
+        SourceFileError: the file turns out to be damaged.
+    """
+    try:
+        return pl.collect_all(frames, engine=chosen())
+    except (pl.exceptions.PolarsError, PanicException) as problem:
+        why = visible(str(problem).partition("\n")[0])
+        raise SourceFileError(
+            f"{visible(relative)} cannot be read to its end: {why}.",
+            "The file is damaged, or changed while it was read. Ask the sender for it again, or remove it.",
+            path=relative,
+        ) from problem
 
 
 def rename(name: str, naming: str) -> str:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.engine import chosen
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,7 +33,7 @@ def write(report: Report, folder: Path) -> None:
     summary = json.dumps(report.summary, indent=1, allow_nan=False) + "\n"
     with _replacing(folder, [*report.csvs, "report.txt", "summary.json", "report.html"]) as places:
         for name, rows in report.csvs.items():
-            harmless(rows).sink_csv(places[name], engine="streaming")
+            harmless(rows).sink_csv(places[name], engine=chosen())
         places["report.txt"].write_text(report.text, encoding="utf-8", newline="\n")
         places["summary.json"].write_text(summary, encoding="utf-8", newline="\n")
         places["report.html"].write_text(report.html, encoding="utf-8", newline="\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from data_assets.errors import visible
@@ -77,13 +78,22 @@ def tag(name: str, *children: Markup | str, **attributes: object) -> Markup:
     import markupsafe
 
     shown = "".join(
-        f" {'class' if key == 'cls' else key if key in ('viewBox', 'preserveAspectRatio') else key.replace('_', '-')}"
-        f'="{_n(value) if isinstance(value, float) else escape(value)}"'
+        f' {_attribute(key)}="{_n(value) if isinstance(value, float) else _escaped(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     inner = "".join(escape(c) if not isinstance(c, markupsafe.Markup) else c for c in children)
     return markupsafe.Markup(f"<{name}{shown}>{inner}</{name}>" if inner else f"<{name}{shown}/>")  # noqa: S704  escaped
+
+
+@cache
+def _attribute(key: str) -> str:
+    return "class" if key == "cls" else key if key in {"viewBox", "preserveAspectRatio"} else key.replace("_", "-")
+
+
+@lru_cache(maxsize=1_024)  # most are the same in every picture
+def _escaped(value: str) -> str:
+    return str(escape(value))
 
 
 def _n(value: float) -> str:
