@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from data_assets import drift, ingest, memory
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
+from data_assets.engine import FEW_ROWS, chosen, for_rows
 from data_assets.errors import SourceFileError, nearest, visible
 from data_assets.ingest import columnar
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
@@ -355,7 +356,8 @@ def plan_file(config: PipelineConfig, path: Path, relative: str) -> FilePlan:
             records = ingest.open_records(sample.path, sample.relative, config, folder, require_columns=False)
             known = _read_as(config, known, sample, records)
             ingest.check_required(records, relative, config)
-            return _foretold(config, known, records, path)
+            with for_rows(records.physical_rows):
+                return _foretold(config, known, records, path)
         except SourceFileError as problem:
             return replace(known, error=str(problem))
 
@@ -430,6 +432,8 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
     user_days, text_length = 0, None
     if records.physical_rows:
         judged = ingest.classify(records, known.path, home, config).select("day", "reasons", "user_id")
+        if records.physical_rows <= FEW_ROWS:
+            judged = judged.collect(engine=chosen()).lazy()
         valid = judged.filter(pl.col("reasons").list.len() == 0)
         counted, users = pl.collect_all(
             [
@@ -440,7 +444,7 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
                     length=pl.col("user_id").cast(pl.String).str.len_bytes().mean(),
                 ),
             ],
-            engine="streaming",
+            engine=chosen(),
         )
         user_days, valid_rows, text_length = users.row(0)
         user_days = _of_all(user_days, valid_rows, known.rows / max(1, known.sampled_rows))
