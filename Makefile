@@ -67,6 +67,7 @@ test: lint types pytest ## everything that CI checks
 
 bench: setup .venv/.flights ## what a day costs beside bare engines; writes docs/benchmarks.md; five minutes
 	$(BIN)/python -m benchmarks.pipeline 100000 --write
+	$(BIN)/python -m benchmarks.pipeline 100000 --source parquet --write
 	$(BIN)/python -m benchmarks.pipeline 1000000 --write
 	$(BIN)/python -m benchmarks.pipeline 1000000 --source parquet --write
 	$(BIN)/python -m benchmarks.ingest

@@ -3,8 +3,9 @@
 Here: one function per engine, from a file of five columns (CSV, where everything is text, or Parquet, typed) to Parquet
 files in a folder: ``raw_events``, ``quarantined``, ``session_metrics``, ``outliers``, ``event_distribution``,
 ``summary_statistics``. Written as somebody who knows the engine would, with neither checks nor ledger, reasons of
-refused rows, atomic publishing, report or event log. Not here: measuring (``pipeline.py``). Each function imports its
-engine itself, so that the interpreter of another environment can run it.
+refused rows, atomic publishing, report or event log. Each function imports its engine itself, so that the interpreter
+of another environment can run it, and calls ``done`` with the name of each of STEPS when that is finished. Not here:
+measuring (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FORMAT = "%Y-%m-%d %H:%M:%S"
 NAMES = ("user_id", "session_start", "session_end", "event_type", "value")
 TIMES = ("session_start", "session_end")
 LABELS = ("user_id", "session_start", "session_end", "event_type")
+STEPS = ("ingest", "session metrics", "outliers", "event distribution", "summary statistics")
 FACTOR = 1.5
 PART_ROWS = 262_144
 
 
-def bare_polars(source: Path, folder: Path) -> None:
+def bare_polars(source: Path, folder: Path, done: Callable[[str], None]) -> None:
     """Polars, streaming, with this project's design: two sinks of one scan, users in parts on disk, counted values."""
     import os
 
@@ -45,6 +48,7 @@ def bare_polars(source: Path, folder: Path) -> None:
         typed.filter(~good).with_columns(copied).sink_parquet(folder / "quarantined.parquet", **how),
     ]
     pl.collect_all(sinks, engine="streaming")
+    done("ingest")
     events = pl.scan_parquet(folder / "raw_events.parquet")
     labels = events.select(
         x
@@ -59,7 +63,9 @@ def bare_polars(source: Path, folder: Path) -> None:
     )
     of_labels = labels.collect(engine="streaming").to_dicts()[0]
     rows = of_labels["session_start count"]
+    done("summary statistics")
     of_duration = _polars_figures(_polars_sessions(events, folder, rows))
+    done("session metrics")
     values = events.group_by(x="value").agg(n=pl.len().cast(pl.Int64))
     of_value = _polars_figures(values.collect(engine="streaming"))
     names = ("count", "null_count", "min", "max", "n_unique")
@@ -68,16 +74,19 @@ def bare_polars(source: Path, folder: Path) -> None:
     for row in summary:
         row["min"], row["max"] = str(row["min"]), str(row["max"])
     pl.DataFrame(summary, infer_schema_length=None).write_parquet(folder / "summary_statistics.parquet")
+    done("summary statistics")
     span = FACTOR * (of_value["p75"] - of_value["p25"])
     low, high = of_value["p25"] - span, of_value["p75"] + span
     events.filter((pl.col("value") < low) | (pl.col("value") > high)).with_columns(
         outlier_score=((pl.col("value") - of_value["p50"]) / of_value["std"]).round(6)
     ).sink_parquet(folder / "outliers.parquet")
+    done("outliers")
     events.group_by("event_type").agg(pl.len().cast(pl.Int64).alias("count")).sort(
         "count", descending=True
     ).with_columns(proportion=pl.col("count") / pl.col("count").sum()).sink_parquet(
         folder / "event_distribution.parquet"
     )
+    done("event distribution")
 
 
 def _polars_sessions(events: Any, folder: Path, rows: int) -> Any:  # noqa: ANN401 - the engine is not imported here
@@ -147,7 +156,7 @@ FILLED = """SELECT user_id, session_start, value, coalesce(session_end, first_va
     ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)) AS session_end FROM {events}"""
 
 
-def bare_duckdb(source: Path, folder: Path) -> None:
+def bare_duckdb(source: Path, folder: Path, done: Callable[[str], None]) -> None:
     """DuckDB's SQL: the typed rows once to Parquet, the tables from that."""
     import duckdb
 
@@ -176,6 +185,7 @@ def bare_duckdb(source: Path, folder: Path) -> None:
         run(f"CREATE TEMP VIEW typed AS {typed}")
         run(f"COPY (SELECT * FROM typed WHERE {good}) TO {events} {to}")
         run(f"COPY (SELECT * FROM typed WHERE NOT coalesce({good}, false)) TO '{folder}/quarantined.parquet' {to}")
+        done("ingest")
         run(
             f"""COPY (SELECT user_id, count(*) AS total_sessions, round(avg(duration), 2) AS avg_duration,
             round(max(duration), 2) AS max_duration, round(min(duration) FILTER (duration > 0), 2) AS min_duration,
@@ -183,11 +193,13 @@ def bare_duckdb(source: Path, folder: Path) -> None:
             count(*) FILTER (duration <= 0) AS anomaly_count FROM ({timed}) GROUP BY user_id ORDER BY user_id)
             TO '{folder}/session_metrics.parquet' {to}"""
         )
+        done("session metrics")
         parts = [f"SELECT '{c}' AS column_name, {label.format(c=c)} FROM {events}" for c in LABELS]
         parts += [f"SELECT 'value' AS column_name, {numbers.format(c='value')} FROM {events}"]
         parts += [f"SELECT 'duration' AS column_name, {numbers.format(c='duration')} FROM ({timed})"]
         run(f"CREATE TEMP TABLE summary AS {' UNION ALL BY NAME '.join(parts)}")
         run(f"COPY summary TO '{folder}/summary_statistics.parquet' {to}")
+        done("summary statistics")
         found = run("SELECT p25, p50, p75, std FROM summary WHERE column_name = 'value'").fetchone()
         p25, p50, p75, std = found or (0.0, 0.0, 0.0, 1.0)
         low, high = p25 - FACTOR * (p75 - p25), p75 + FACTOR * (p75 - p25)
@@ -195,13 +207,15 @@ def bare_duckdb(source: Path, folder: Path) -> None:
             f"COPY (SELECT *, round((value - {p50}) / {std}, 6) AS outlier_score FROM {events} "
             f"WHERE value < {low} OR value > {high}) TO '{folder}/outliers.parquet' {to}"
         )
+        done("outliers")
         run(
             f"COPY (SELECT *, count / sum(count) OVER () AS proportion FROM (SELECT event_type, count(*) AS count "
             f"FROM {events} GROUP BY event_type) ORDER BY count DESC) TO '{folder}/event_distribution.parquet' {to}"
         )
+        done("event distribution")
 
 
-def bare_chdb(source: Path, folder: Path) -> None:
+def bare_chdb(source: Path, folder: Path, done: Callable[[str], None]) -> None:
     """ClickHouse's engine in the process; its own SQL, the same tables."""
     import chdb
 
@@ -223,6 +237,7 @@ def bare_chdb(source: Path, folder: Path) -> None:
     good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
     run(f"SELECT * FROM ({typed}) WHERE {good}", "raw_events")
     run(f"SELECT * FROM ({typed}) WHERE NOT ({good})", "quarantined")
+    done("ingest")
     filled = f"""SELECT user_id, session_start AS s, value, ifNull(session_end, first_value(session_end) OVER (
         PARTITION BY user_id ORDER BY session_start, session_end NULLS FIRST
         ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING)) AS e FROM {events}"""
@@ -234,6 +249,7 @@ def bare_chdb(source: Path, folder: Path) -> None:
         countIf(duration <= 0) AS anomaly_count FROM ({timed}) GROUP BY user_id ORDER BY user_id""",
         "session_metrics",
     )
+    done("session metrics")
     nothing = "NULL::Nullable(Float64)"
     parts = [
         f"""SELECT '{c}' AS column_name, count({c}) AS count, count() - count({c}) AS null_count, {nothing} AS mean,
@@ -249,6 +265,7 @@ def bare_chdb(source: Path, folder: Path) -> None:
         for c, table in (("value", events), ("duration", f"({timed})"))
     ]
     run(" UNION ALL ".join(parts), "summary_statistics")
+    done("summary statistics")
     row = chdb.query(
         f"SELECT p25, p50, p75, std FROM file('{folder}/summary_statistics.parquet') WHERE column_name = 'value'",
         "CSV",
@@ -260,14 +277,16 @@ def bare_chdb(source: Path, folder: Path) -> None:
         f"WHERE value < {low} OR value > {high}",
         "outliers",
     )
+    done("outliers")
     run(
         f"SELECT event_type, count() AS count, count / sum(count) OVER () AS proportion FROM {events} "
         "GROUP BY event_type ORDER BY count DESC",
         "event_distribution",
     )
+    done("event distribution")
 
 
-def tutorial_pandas(source: Path, folder: Path) -> None:
+def tutorial_pandas(source: Path, folder: Path, done: Callable[[str], None]) -> None:
     """Pandas in the way that tutorials show: the whole day in memory, groups with lambdas."""
     import pandas as pd
 
@@ -280,6 +299,7 @@ def tutorial_pandas(source: Path, folder: Path) -> None:
     frame[~good].to_parquet(folder / "quarantined.parquet")
     events = frame[good]
     events.to_parquet(folder / "raw_events.parquet")
+    done("ingest")
     timed = events.sort_values(["user_id", "session_start", "session_end"], na_position="first")
     timed["session_end"] = timed.groupby("user_id")["session_end"].transform(lambda x: x.bfill())
     timed["duration"] = (timed["session_end"] - timed["session_start"]).dt.total_seconds()
@@ -293,6 +313,7 @@ def tutorial_pandas(source: Path, folder: Path) -> None:
         anomaly_count=("duration", lambda x: (x <= 0).sum()),
     )
     users.round(2).reset_index().to_parquet(folder / "session_metrics.parquet")
+    done("session metrics")
     rows = []
     for name in (*LABELS, "value", "duration"):
         column = timed["duration"] if name == "duration" else events[name]
@@ -304,12 +325,15 @@ def tutorial_pandas(source: Path, folder: Path) -> None:
             row |= dict(zip(("p25", "p50", "p75"), quantiles, strict=True))
         rows.append(row)
     pd.DataFrame(rows).to_parquet(folder / "summary_statistics.parquet")
+    done("summary statistics")
     value = events["value"]
     p25, p50, p75 = value.quantile([0.25, 0.5, 0.75])
     span = FACTOR * (p75 - p25)
     outliers = events[(value < p25 - span) | (value > p75 + span)].copy()
     outliers["outlier_score"] = ((outliers["value"] - p50) / value.std()).round(6)
     outliers.to_parquet(folder / "outliers.parquet")
+    done("outliers")
     types = events["event_type"].value_counts().rename_axis("event_type").reset_index(name="count")
     types["proportion"] = types["count"] / types["count"].sum()
     types.to_parquet(folder / "event_distribution.parquet")
+    done("event distribution")

@@ -19,6 +19,7 @@ import datetime as dt
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +41,27 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
+    Done = Callable[[str], None]
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 DAY = "2024-03-01"
 CHUNK = 1_000_000
 ROWS_OF_A_USER = 100
 BARE = "bare Polars"
+GRAPH = "data_assets, the whole graph"
+REST = "all else"
+
+
+@dataclass(frozen=True, order=True)
+class Measured:
+    """One case: CPU and wall seconds, the peak in MB above the imports and in all, and CPU seconds by step."""
+
+    cpu: float
+    wall: float
+    above: float
+    whole: float
+    steps: dict[str, float] = field(compare=False)
 
 
 # ---- The day -----------------------------------------------------------------------------------------------------
@@ -117,7 +134,7 @@ def _configured(source: Path, folder: Path) -> PipelineConfig:
     )
 
 
-def dagster_graph(source: Path, folder: Path) -> None:
+def dagster_graph(source: Path, folder: Path, _done: Done) -> None:
     """The project as it runs: ledger, ingest, metrics, checks, warehouse, report, event log on disk."""
     from dagster import DagsterInstance
 
@@ -132,12 +149,23 @@ def dagster_graph(source: Path, folder: Path) -> None:
     )
     job = build_definitions(_configured(source, folder)).resolve_job_def(ALL_DAYS)
     with DagsterInstance.from_config(str(home)) as instance:
-        done = job.execute_in_process(instance=instance, run_config=QUIET, tags=range_tags(DAY, DAY))
-        if not done.success:
+        if not job.execute_in_process(instance=instance, run_config=QUIET, tags=range_tags(DAY, DAY)).success:
             raise SystemExit(f"{source.name}: the run failed")
 
 
-def functions_alone(source: Path, folder: Path) -> None:
+def steps_of_graph(lake: Path) -> dict[str, float]:
+    """CPU seconds of each step, from the history of the run."""
+    from data_assets import runs
+
+    steps: dict[str, float] = {}
+    for stage, cpu in runs.read(lake).select("stage", "cpu_seconds").iter_rows():
+        step = "ingest" if stage in {"landed_files", "raw_events"} else stage.replace("_", " ")
+        step = step if step in engines.STEPS else REST
+        steps[step] = steps.get(step, 0.0) + cpu
+    return steps
+
+
+def functions_alone(source: Path, folder: Path, done: Done) -> None:
     """The same functions and stores, without Dagster, checks and report."""
     from data_assets import landing, metrics, staging
     from data_assets.contracts import tables
@@ -146,20 +174,25 @@ def functions_alone(source: Path, folder: Path) -> None:
     config = _configured(source, folder)
     lake, known = Lake(config.lake_dir), tables()
     warehouse = Warehouse(config.warehouse_path, lake)
-    ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
+    ledger = landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).ledger
     with scratch_folder(config.scratch_dir) as scratch:
         staged, refused = staging.stage(config, ledger, [DAY], scratch)
         if refused:
             raise SystemExit(str(refused))
         day = staged[DAY]
-        lake.write(known["raw_events"], DAY, day.valid, day.notes)
+        lake.write(known["raw_events"], DAY, day.valid, day.notes, day.ready)
         lake.write(known["quarantined_events"], DAY, day.quarantined, {})
+    done("ingest")
     events = lake.scan(known["raw_events"], [DAY])
     figures = metrics.DayFigures(events, "lazy", config.scratch_dir)
     users = metrics.session_metrics(events, config.precision, figures).collect()
+    done("session metrics")
     lake.write(known["outliers"], DAY, metrics.outliers(events, config.outliers.factor, figures), {})
-    types = metrics.event_distribution(events).collect()
+    done("outliers")
+    types = metrics.event_distribution(events, figures).collect()
+    done("event distribution")
     summary = metrics.summary_statistics(events, figures).collect()
+    done("summary statistics")
     kpis = metrics.daily_kpis(
         events,
         users.lazy(),
@@ -172,11 +205,12 @@ def functions_alone(source: Path, folder: Path) -> None:
     made = {"session_metrics": users, "event_distribution": types, "summary_statistics": summary, "daily_kpis": kpis}
     for name, frame in made.items():
         warehouse.replace(known[name], {DAY: frame.lazy()})
+    done(REST)
 
 
 OURS = ("data_assets.definitions", "data_assets.assets", "data_assets.cli", "pyarrow.dataset")
-CASES: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
-    "data_assets, the whole graph": (dagster_graph, OURS),
+CASES: dict[str, tuple[Callable[[Path, Path, Done], None], tuple[str, ...]]] = {
+    GRAPH: (dagster_graph, OURS),
     "data_assets, its functions alone": (functions_alone, OURS),
     BARE: (engines.bare_polars, ("polars",)),
     "bare DuckDB": (engines.bare_duckdb, ("duckdb",)),
@@ -189,20 +223,33 @@ CASES: dict[str, tuple[Callable[[Path, Path], None], tuple[str, ...]]] = {
 
 
 def child(case: str, source: Path, small: Path, folder: Path) -> None:
-    """One case in this process; prints CPU seconds, wall seconds and peak MB above the imports and in all."""
+    """One case in this process; prints what is Measured, as JSON."""
     run, needed = CASES[case]
     for name in needed:
         importlib.import_module(name)
     imported = memory_mb("VmRSS")
     (folder / "warm").mkdir()
     (folder / "out").mkdir()
-    run(small, folder / "warm")
+    run(small, folder / "warm", lambda _: None)
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    started, cpu = time.monotonic(), time.process_time()
-    run(source, folder / "out")
-    cpu, wall = time.process_time() - cpu, time.monotonic() - started
+    steps: dict[str, float] = {}
+    started, before = time.monotonic(), time.process_time()
+    marked = before
+
+    def done(step: str) -> None:
+        nonlocal marked
+        now = time.process_time()
+        steps[step] = steps.get(step, 0.0) + now - marked
+        marked = now
+
+    run(source, folder / "out", done)
+    cpu, wall = time.process_time() - before, time.monotonic() - started
     peak = memory_mb("VmHWM")
-    sys.stdout.write(f"\n{cpu} {wall} {peak - imported} {peak}\n")
+    if case == GRAPH:
+        steps = steps_of_graph(folder / "out" / "data" / "lake")
+    steps[REST] = steps.get(REST, 0.0) + cpu - sum(steps.values())
+    told = Measured(cpu, wall, peak - imported, peak, steps)
+    sys.stdout.write(f"\n{json.dumps(asdict(told))}\n")
 
 
 def memory_mb(what: str) -> float:
@@ -293,9 +340,9 @@ def limited(megabytes: int | None) -> Iterator[list[str]]:
         group.rmdir()
 
 
-def measured(rows: int, kind: str, rounds: int, wanted: str, limit: int | None) -> dict[str, list[float]]:
-    """The best round of each case, by CPU: CPU-s, wall-s, MB above the imports, MB in all."""
-    best: dict[str, list[float]] = {}
+def measured(rows: int, kind: str, rounds: int, wanted: str, limit: int | None) -> dict[str, Measured]:
+    """The best round of each case, by CPU."""
+    best: dict[str, Measured] = {}
     tables: dict[str, dict[str, float]] = {}
     cases = {case: _python(case) for case in CASES if wanted in case}
     for case in [case for case, python in cases.items() if python is None]:
@@ -322,7 +369,7 @@ def measured(rows: int, kind: str, rounds: int, wanted: str, limit: int | None) 
                     done = subprocess.run(
                         command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment(case)
                     )
-                    figures = [float(x) for x in done.stdout.splitlines()[-1].split()]
+                    figures = Measured(**json.loads(done.stdout.splitlines()[-1]))
                     best[case] = min(best.get(case, figures), figures)
                     if number == 0:
                         tables[case] = key_sums(Path(folder) / "out", ours=case.startswith("data_assets"))
@@ -342,24 +389,31 @@ def _environment(case: str) -> dict[str, str]:
 # ---- The page ----------------------------------------------------------------------------------------------------
 
 
-def in_words(rows: int, best: dict[str, list[float]]) -> list[str]:
-    """The figures as a Markdown table."""
-    base = best[BARE][0] if BARE in best else math.nan
+def in_words(rows: int, best: dict[str, Measured]) -> list[str]:
+    """The figures as two Markdown tables."""
+    base = best.get(BARE)
     lines = [
         "| what | CPU | wall | peak above imports | whole process | rows/CPU-s | to bare Polars |",
         "|---|---|---|---|---|---|---|",
     ]
-    for case, (cpu, wall, memory, whole) in best.items():
-        ratio = "" if math.isnan(base) else f"{cpu / base:.2f}"
+    for case, found in best.items():
         figures = (
-            f"{cpu:.2f} s",
-            f"{wall:.2f} s",
-            f"{memory:,.0f} MB",
-            f"{whole:,.0f} MB",
-            f"{rows / cpu:,.0f}",
-            ratio,
+            f"{found.cpu:.2f} s",
+            f"{found.wall:.2f} s",
+            f"{found.above:,.0f} MB",
+            f"{found.whole:,.0f} MB",
+            f"{rows / found.cpu:,.0f}",
+            f"{found.cpu / base.cpu:.2f}" if base else "",
         )
         lines.append(f"| {' | '.join((case, *figures))} |")
+    lines += [
+        "",
+        f"| CPU seconds | {' | '.join((*engines.STEPS, REST))} |",
+        f"|---{'|---' * (len(engines.STEPS) + 1)}|",
+    ]
+    for case, found in best.items():
+        steps = (f"{found.steps.get(step, 0.0):.2f}" for step in (*engines.STEPS, REST))
+        lines.append(f"| {' | '.join((case, *steps))} |")
     return lines
 
 
@@ -389,6 +443,9 @@ are the figures to trust. The engines' code: `benchmarks/engines.py`. What singl
 
 `whole process` is its largest resident memory, the pages of the libraries' files included. A limit is enforced by the
 kernel, which ends what exceeds it; it counts what the process allocates and the files that it is the first to read.
+
+By step: what several tables rest on counts for the first that asks for it. In ours `ingest` is the ledger too, with its
+hash and its count of records, and `all else` is KPIs, the report and what is around the steps.
 """
 
 
