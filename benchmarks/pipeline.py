@@ -174,7 +174,7 @@ def functions_alone(source: Path, folder: Path, done: Done) -> None:
     config = _configured(source, folder)
     lake, known = Lake(config.lake_dir), tables()
     warehouse = Warehouse(config.warehouse_path, lake)
-    ledger = landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).ledger
+    ledger = landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True).ledger
     with scratch_folder(config.scratch_dir) as scratch:
         staged, refused = staging.stage(config, ledger, [DAY], scratch)
         if refused:

@@ -321,9 +321,15 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
     @retries.guarded
     @_measured(config, LANDED_FILES.name)
     def landed_files(
-        context: AssetExecutionContext,  # noqa: ARG001 - for those who measure it
+        context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[None]]:
-        looked = landing.refresh(config, Lake(config.lake_dir), now_ns=time.time_ns(), are_made_next=True)
+        days = set(_run_of(context).days)
+        looked = landing.refresh(
+            config,
+            Lake(config.lake_dir),
+            now_ns=time.time_ns(),
+            is_made_next=lambda path: str(landing.home_day_in_name(path)) in days,
+        )
         broken = looked.ledger.filter(pl.col("error").is_not_null())
         _tell_files(looked.listing.ignored, broken)
         rows = int(looked.ledger["rows"].sum())
@@ -456,10 +462,12 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         outcome, days = _Outcome(), list(context.partition_keys)
         lake = Lake(config.lake_dir)
         ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
-        disk.check_room(config, landing.files_of(ledger, days)["path"].unique())
-        with scratch_folder(config.scratch_dir) as scratch:
+        files = landing.files_of(ledger, days)
+        with scratch_folder(config.scratch_dir) as scratch, contextlib.ExitStack() as at_end:
+            at_end.callback(landing.drop_splits, config, files)
+            disk.check_room(config, files["path"].unique())
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
-            _tell_read(landing.files_of(ledger, days), outcome.refused)
+            _tell_read(files, outcome.refused)
             refused_frames: dict[str, DayFrame] = {}
             repeated_frames: dict[str, DayFrame] = {}
             for day in days:

@@ -158,7 +158,8 @@ def _make(
 
     started, cpu = time.monotonic(), time.process_time()
     summary = Summary()
-    with _progress(as_json=as_json) as show:
+    with _progress(as_json=as_json) as show, contextlib.ExitStack() as at_end:
+        at_end.callback(landing.drop_splits, config)
         ranges = due(show)
         if ranges:
             ledger = landing.read_ledger(Lake(config.lake_dir))
@@ -244,7 +245,7 @@ def _due_ranges(
         Lake(config.lake_dir),
         now_ns=time.time_ns(),
         progress=lambda path: show.step("landed_files", path),
-        are_made_next=True,
+        is_made_next=lambda _path: True,
     )
     stale = landing.stale_days(looked.ledger, DayLog(config.lake_dir), first=config.start_date, last=today)
     return contiguous_ranges(stale)

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
     from data_assets.storage import DayLog, Lake
 
-SPLIT_ROWS = 262_144  # a file of so many records, or more, is split by the look at it, where its days are made next
+SPLIT_ROWS = 262_144  # of a file of so many records a pass less counts
+MOST_SPLIT = 1_000  # so many shorter ones a look splits: their parts lie about until they are taken
 SPLIT_OF = "split.json"  # beside the parts: what they are parts of
 SPLIT_FIELDS = ("columns", "physical_rows", "format", "encoding", "lane", "reason")
 RETIRED = ".retired.json"  # beside the lake's tables: ledger rows of files that retention took away
@@ -151,7 +153,7 @@ def refresh(
     now_ns: int,
     budget_seconds: float = float("inf"),
     progress: Callable[[str], None] = lambda _path: None,
-    are_made_next: bool = False,
+    is_made_next: Callable[[str], bool] = lambda _path: False,
 ) -> Refresh:
     """Bring the ledger up to date with the raw directory.
 
@@ -164,7 +166,7 @@ def refresh(
         now_ns: the time of the look, ns since 1970; decides only what is still settling.
         budget_seconds: files that are not reached in this time are left for the next look.
         progress: called with each path before it is read.
-        are_made_next: this process makes the days of new files next: a long file is split by the pass that counts its
+        is_made_next: whether this process makes the days of a file next: then it is split by the pass that counts its
             rows, and the parts are kept for ``take_split``.
     """
     deadline = time.monotonic() + budget_seconds
@@ -185,7 +187,8 @@ def refresh(
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
     )
     parts, read, left, settling = [keep, retired], [], [], set(listing.settling)
-    is_split = are_made_next and _has_room(config, [file.path for file in todo])
+    split = {file.path for file in todo if is_made_next(file.path)}
+    split = split if split and _has_room(config, split) else set()
     for file in todo:
         if file.path in settling or time.monotonic() > deadline:
             left.append(file.path)
@@ -202,7 +205,8 @@ def refresh(
             )
             continue
         read.append(file.path)
-        parts.append(_read_file(config, file, digest, mapping, rows, is_split=is_split))
+        least = SPLIT_ROWS if len(read) > MOST_SPLIT else 1
+        parts.append(_read_file(config, file, digest, mapping, rows, least if file.path in split else None))
     parts.append(old.filter(pl.col("path").is_in(left)))
     rules = drift.rules(config)
     version = lake.current(LANDED_FILES.name, None)
@@ -350,8 +354,18 @@ def _of_this_process() -> str:
 
 def _kept_split(config: PipelineConfig, path: str, digest: str, mapping: str) -> Path:
     """Where the parts of a file are kept; what another process left behind is not looked at, and swept some day."""
-    known = hashlib.blake2b("\0".join((_of_this_process(), path, digest, mapping)).encode(), digest_size=16)
-    return config.scratch_dir / f"split-{known.hexdigest()}"
+    known = hashlib.blake2b("\0".join((path, digest, mapping)).encode(), digest_size=16)
+    return config.scratch_dir / f"split-{_of_this_process()}-{known.hexdigest()}"
+
+
+def drop_splits(config: PipelineConfig, files: pl.DataFrame | None = None) -> None:
+    """Remove the parts that were not taken: those of some files (rows of the ledger), or all of this process."""
+    kept: Iterable[Path] = config.scratch_dir.glob(f"split-{_of_this_process()}-*")
+    if files is not None:
+        kept = (_kept_split(config, *key) for key in files.select("path", "content_hash", "mapping").iter_rows())
+    for folder in kept:
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def take_split(config: PipelineConfig, path: str, digest: str, mapping: str, folder: Path) -> ingest.Records | None:
@@ -369,9 +383,7 @@ def take_split(config: PipelineConfig, path: str, digest: str, mapping: str, fol
 
 
 def _split(records: ingest.Records, config: PipelineConfig, path: str, folder: Path) -> pl.DataFrame | None:
-    """Split the file into ``folder``, if it is worth it: the rows of its days, as ``ingest.count_days`` has them."""
-    if records.physical_rows < SPLIT_ROWS:
-        return None
+    """Split the file into ``folder``, if that can be: the rows of its days, as ``ingest.count_days`` has them."""
     counts = ingest.split_unseen(records, path, config, folder)
     if counts is not None:
         told = {name: getattr(records, name) for name in SPLIT_FIELDS}
@@ -380,11 +392,12 @@ def _split(records: ingest.Records, config: PipelineConfig, path: str, folder: P
 
 
 def _read_file(
-    config: PipelineConfig, file: LandedFile, digest: str, mapping: str, before: pl.DataFrame, *, is_split: bool
+    config: PipelineConfig, file: LandedFile, digest: str, mapping: str, before: pl.DataFrame, split_from: int | None
 ) -> pl.DataFrame:
     """The ledger rows of one file: its days and their rows, or why it cannot be used.
 
-    A file that can no longer be read still touches the days that it held ``before``: they keep what they had.
+    A file that can no longer be read still touches the days that it held ``before``: they keep what they had. One of
+    ``split_from`` records or more is split in passing.
     """
     modified = dt.datetime.fromtimestamp(file.mtime_ns / 1e9, tz=config.zone).date()
     home = home_day_in_name(file.path)
@@ -397,6 +410,7 @@ def _read_file(
             encoding, form, lane, why = records.encoding, records.format, records.lane, records.reason
             with for_rows(records.physical_rows):
                 schema = drift.observe(records, file.path, config).to_json()
+                is_split = split_from is not None and records.physical_rows >= split_from
                 split = _split(records, config, file.path, scratch / "split") if is_split else None
                 counts = ingest.count_days(records, file.path, config) if split is None else split
             _check_count(file.path, records.physical_rows, int(counts["rows"].sum()))

@@ -224,7 +224,7 @@ LONG = {  # files whose days are counted and split in one pass, by how many of t
 @pytest.mark.parametrize("deduplicate", ["none", "exact"])
 @pytest.mark.parametrize("rows", LONG.values(), ids=LONG)
 def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, int]], deduplicate: Literal["none", "exact"]
+    tmp_path: Path, rows: list[tuple[str, int]], deduplicate: Literal["none", "exact"]
 ) -> None:
     source = SourceConfig(settle_seconds=0, deduplicate=deduplicate)
     config = PipelineConfig(data_dir=tmp_path, start_date=FIRST, source=source)
@@ -234,8 +234,7 @@ def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
     path.write_text(HEADER + "".join(lines))
     counted = look(config).ledger
     lake = Lake(tmp_path / "other")
-    monkeypatch.setattr(landing, "SPLIT_ROWS", 1_000)
-    split = landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).ledger
+    split = landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True).ledger
     assert split.equals(counted)
     assert len(list(config.scratch_dir.glob("split-*"))) == 1
     days = [day.isoformat() for day in split["day"]]
@@ -250,22 +249,30 @@ def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
         assert all(a.equals(b) for a, b in zip(one, other, strict=True))
 
 
-def test_parts_of_another_content_are_not_taken_and_a_full_disk_makes_none(
+def test_parts_of_another_content_are_not_taken_and_many_files_or_a_full_disk_make_none(
     config: PipelineConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(landing, "SPLIT_ROWS", 1)
     lake = Lake(config.lake_dir)
     drop(config, "2024-03-02.csv", "2024-03-02", user=1)
-    landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True)
+    landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True)
     drop(config, "2024-03-02.csv", "2024-03-02", user=2)
     ledger = look(config).ledger
     staged, _ = staging.stage(config, ledger, ["2024-03-02"], tmp_path)
     assert staged["2024-03-02"].valid.collect()["user_id"].to_list() == [2]
     assert len(list(config.scratch_dir.glob("split-*"))) == 1  # swept some day
+    monkeypatch.setattr(landing, "MOST_SPLIT", -1)
+    drop(config, "2024-03-04.csv", "2024-03-04")
+    assert landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True).read == ("2024-03-04.csv",)
+    assert len(list(config.scratch_dir.glob("split-*"))) == 1
+    monkeypatch.undo()
     monkeypatch.setattr(landing.disk, "check_room", lambda *_: _raise(StorageFullError("full", "", path=tmp_path)))
     drop(config, "2024-03-03.csv", "2024-03-03")
-    assert landing.refresh(config, lake, now_ns=time.time_ns(), are_made_next=True).read == ("2024-03-03.csv",)
+    assert landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True).read == ("2024-03-03.csv",)
     assert len(list(config.scratch_dir.glob("split-*"))) == 1
+    landing.drop_splits(config, ledger)  # which knows the file's later content alone
+    assert len(list(config.scratch_dir.glob("split-*"))) == 1
+    landing.drop_splits(config)
+    assert not list(config.scratch_dir.glob("split-*"))
 
 
 def _raise(problem: Exception) -> None:
