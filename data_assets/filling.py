@@ -15,6 +15,7 @@ import polars as pl
 
 from data_assets.engine import chosen
 from data_assets.quantities import INT64_MAX, MOST_PARTS, parts_on_disk
+from data_assets.storage import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
         for files in parts:
-            pieces = max(1, -(-rows // count // (2 * PART_ROWS)))  # smaller ones cost more by themselves than they save
+            pieces = max(1, -(-rows_of(files) // (2 * PART_ROWS)))  # smaller ones cost more than they save
             of_piece: list[list[pl.DataFrame]] = [[] for _ in range(pieces)]
             for path in files:
                 read = pl.read_parquet(path, glob=False, hive_partitioning=False)

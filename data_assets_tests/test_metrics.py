@@ -393,6 +393,16 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
         assert_frame_equal(in_parts[name], table, check_exact=True)
 
 
+def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, tmp_path):
+    monkeypatch.setattr(filling, "PART_ROWS", 100)
+    users = pl.DataFrame({"user_id": range(20_000)})
+    crowded = users.filter(pl.col("user_id").hash() % 10 == 3).head(900)["user_id"].to_list()
+    raw = frame(*(event(user=user) for user in [*crowded, *range(-100, 0)]))
+    parts = list(filling.durations(raw, 1_000, tmp_path))
+    assert sorted(user for part in parts for user in part["user_id"]) == sorted([*crowded, *range(-100, 0)])
+    assert max(part.height for part in parts) < 400
+
+
 @CI
 @given(st.lists(finite, min_size=1, max_size=30), st.randoms(use_true_random=False))
 @example([1e19, -1e19, 5.0], random.Random(1))
