@@ -247,7 +247,7 @@ def growth(rounds: int) -> list[Row]:
         "10,000,000 rows, 10,000 users (rows x 10)": (10_000_000, 10_000, 1),
         "1,000,000 rows, 100,000 users (users x 10)": (1_000_000, 100_000, 1),
         "10 days of 10,000 rows": (100_000, 1_000, 10),
-        "100 days of 10,000 rows (days x 10)": (1_000_000, 10_000, 100),
+        "100 days of 10,000 rows (days x 10)": (1_000_000, 1_000, 100),
     }
     kept: dict[str, list[Row]] = {}
     for _ in range(max(2, rounds)):  # the first run of all finds cold files

@@ -246,13 +246,13 @@ class _Figures:
         plan = events.explain(optimized=False)
         known = self._known.get(plan)
         if known is None:
-            rows = _stored(self.config, day)
-            if rows <= FEW_ROWS:
-                events = events.collect(engine=chosen()).lazy()
-                self._held += rows
-            if len(self._known) >= MOST_FIGURES or self._held > MOST_HELD:
+            if len(self._known) >= MOST_FIGURES:
                 self._known.clear()
                 self._held = 0
+            rows = _stored(self.config, day)
+            if rows <= FEW_ROWS and self._held + rows <= MOST_HELD:
+                events = events.collect(engine=chosen()).lazy()
+                self._held += rows
             self.decisions[day] = decision = self._decide(events, day)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
@@ -866,6 +866,8 @@ def _write_reports(
         )
         notes = lake.notes("raw_events", day)
         with telemetry.timed(day), for_rows(_stored(config, day)):
+            if _stored(config, day) <= FEW_ROWS:
+                found |= {name: found[name].collect(engine=chosen()).lazy() for name in ("session_metrics", "outliers")}
             events = figures.of(found["raw_events"], day)
             built = report.build(_day_input(config, this, found, events, before, notes, ledger))
             report.write(built, config.reports_dir / day)
