@@ -1,7 +1,8 @@
 """What lies in the raw directory: the ledger of files and days, and which days need work.
 
-Here: listing, hashing and counting files, the ledger's fingerprints, what is stale. Not here: reading rows
-(``ingest/``), keeping the ledger's file (``storage.py``) or starting runs (``sensors.py``, ``cli.py``).
+Here: listing, hashing and counting files, the ledger's fingerprints, what is stale, and the parts of files that were
+split while they were counted (docs/decisions/0009), until they are taken. Not here: reading rows (``ingest/``),
+keeping the ledger's file (``storage.py``) or starting runs (``sensors.py``, ``cli.py``).
 
 The ledger is a cache of the files: lost, it is made again; two writers at once do work twice and agree.
 """
