@@ -72,8 +72,9 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
         text: the new content.
         durable: whether the new text must survive a power cut once this returns.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("w", encoding="utf-8") as out:
             out.write(text)
@@ -81,8 +82,9 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
                 out.flush()
                 os.fsync(out.fileno())
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
     if durable:
         fsync_path(path.parent)
 
