@@ -323,7 +323,7 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
     def landed_files(
         context: AssetExecutionContext,
     ) -> Iterator[MaterializeResult[None]]:
-        days = set(_run_of(context).days)
+        days = set(_run_of(context).days)  # of a file whose name tells none of them the rows are only counted
         looked = landing.refresh(
             config,
             Lake(config.lake_dir),
