@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 262_144
 ROW_GROUP_MANY_DAYS = 16_384
+# Of rows that are few among others: a row group waits in as many pieces as it has sources, with 8 KB a text in each.
+ROW_GROUP_FEW = 4_096
 FEW_DAYS = 8
 WHOLE_DAY = "whole.parquet"
 REST = "rest.parquet"
@@ -210,7 +212,10 @@ def _sift(records: Records, relative: str, sinks: list[pl.LazyFrame], rest: pl.L
     """Write what reads at first sight by ``sinks``, and ``rest`` as it stands."""
     read = [name for name in records.frame.collect_schema() if name not in HELPERS]  # of JSON not every key is
     left = _copied(rest.select(*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)))
-    sinks = [*sinks, left.sink_parquet(out_dir / REST, compression="uncompressed", lazy=True)]
+    sinks = [
+        *sinks,
+        left.sink_parquet(out_dir / REST, compression="uncompressed", row_group_size=ROW_GROUP_FEW, lazy=True),
+    ]
     if records.encoding != "binary":
         collected(sinks, relative)
         return
@@ -262,7 +267,8 @@ def _split(
         .select(*QUARANTINED_EVENTS.names, "day")
     )
     valid_dir, quarantined_dir = targets
-    collected([_sink(valid, valid_dir, days, is_all=is_all), _sink(refused, quarantined_dir, days)], relative)
+    few = _sink(refused, quarantined_dir, days, row_group=ROW_GROUP_FEW)
+    collected([_sink(valid, valid_dir, days, is_all=is_all), few], relative)
 
 
 @dataclass(frozen=True)
@@ -351,10 +357,18 @@ def _is_quick(name: str, dtype: pl.DataType, texts: Collection[str]) -> bool:
     return isinstance(dtype, pl.Datetime | pl.Date) if name in _TIMES else name not in texts and dtype.is_numeric()
 
 
-def _sink(frame: pl.LazyFrame, target: Path, days: Collection[dt.date] | None, *, is_all: bool = False) -> pl.LazyFrame:
+def _sink(
+    frame: pl.LazyFrame,
+    target: Path,
+    days: Collection[dt.date] | None,
+    *,
+    is_all: bool = False,
+    row_group: int | None = None,
+) -> pl.LazyFrame:
     """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
     few = days is not None and len(days) <= FEW_DAYS
-    how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": ROW_GROUP if few else ROW_GROUP_MANY_DAYS}
+    size = row_group or (ROW_GROUP if few else ROW_GROUP_MANY_DAYS)
+    how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": size}
     if days is not None and len(days) == 1:
         path = target / f"day={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
         return frame.drop("day").sink_parquet(path, mkdir=True, lazy=True, **(PARQUET if is_all else how))
