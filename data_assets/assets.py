@@ -465,7 +465,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         files = landing.files_of(ledger, days)
         with scratch_folder(config.scratch_dir) as scratch, contextlib.ExitStack() as at_end:
             at_end.callback(landing.drop_splits, config, files)
-            disk.check_room(config, files["path"].unique())
+            disk.check_room(config, files["path"].unique(), landing.split_bytes(config, files))
             staged, outcome.refused = staging.stage(config, ledger, days, scratch)
             _tell_read(files, outcome.refused)
             refused_frames: dict[str, DayFrame] = {}

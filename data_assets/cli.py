@@ -163,7 +163,8 @@ def _make(
         ranges = due(show)
         if ranges:
             ledger = landing.read_ledger(Lake(config.lake_dir))
-            disk.check_room(config, landing.files_of(ledger, days_of(ranges))["path"].unique())
+            files = landing.files_of(ledger, days_of(ranges))
+            disk.check_room(config, files["path"].unique(), landing.split_bytes(config, files))
         unpublished = _unpublished_ranges(config, ranges) if publish_rest else []
         most = config.runs.max_days
         parts: list[tuple[tuple[str, str], Sequence[str]]] = [(range_, ()) for range_ in cut(ranges, most)]

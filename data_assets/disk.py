@@ -24,7 +24,7 @@ PACKED = (".gz", ".zst", ".parquet")
 MIN_INODES = 1_000
 
 
-def needed(config: PipelineConfig, paths: Iterable[str]) -> int:
+def needed(config: PipelineConfig, paths: Iterable[str] = ()) -> int:
     """Bytes that a run over these files (below the raw folder) may need, and that are to be left."""
     total = config.disk.min_free_bytes
     for path in paths:
@@ -36,14 +36,19 @@ def needed(config: PipelineConfig, paths: Iterable[str]) -> int:
     return total
 
 
-def check_room(config: PipelineConfig, paths: Iterable[str] = ()) -> None:
+def check_room(config: PipelineConfig, paths: Iterable[str] = (), made: int = 0) -> None:
     """Look whether a run over these files fits onto the disk of ``data_dir``.
+
+    Args:
+        config: which disk, and what is to be left on it.
+        paths: the files, below the raw folder.
+        made: bytes of what such a run writes that are there already.
 
     Raises:
         StorageFullError: it might not.
     """
     folder = next(p for p in (config.data_dir.absolute(), *config.data_dir.absolute().parents) if p.exists())
-    free, wanted = shutil.disk_usage(folder).free, needed(config, paths)
+    free, wanted = shutil.disk_usage(folder).free, max(needed(config), needed(config, paths) - made)
     inodes = _free_inodes(folder)
     if free >= wanted and inodes >= MIN_INODES:
         return

@@ -359,6 +359,12 @@ def _kept_split(config: PipelineConfig, path: str, digest: str, mapping: str) ->
     return config.scratch_dir / f"split-{_of_this_process()}-{known.hexdigest()}"
 
 
+def split_bytes(config: PipelineConfig, files: pl.DataFrame) -> int:
+    """How much of the files (rows of the ledger) lies there in parts."""
+    keys = files.select("path", "content_hash", "mapping").unique().iter_rows()
+    return sum(part.stat().st_size for key in keys for part in _kept_split(config, *key).rglob("*.parquet"))
+
+
 def drop_splits(config: PipelineConfig, files: pl.DataFrame | None = None) -> None:
     """Remove the parts that were not taken: those of some files (rows of the ledger), or all of this process."""
     kept: Iterable[Path] = config.scratch_dir.glob(f"split-{_of_this_process()}-*")

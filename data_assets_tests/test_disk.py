@@ -79,6 +79,19 @@ def test_room_is_asked_for_by_the_size_of_the_files(project):
     disk.check_room(made.config, [f"{DAY}.csv"])
 
 
+def test_what_is_written_already_needs_no_more_room(project, monkeypatch):
+    made = project("disk: {min_free: 1KB}\n")
+    wanted = disk.needed(made.config, [f"{DAY}.csv"])
+    usage = disk.shutil.disk_usage(made.root)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=wanted - 100))
+    with pytest.raises(StorageFullError):
+        disk.check_room(made.config, [f"{DAY}.csv"], 99)
+    disk.check_room(made.config, [f"{DAY}.csv"], 100)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=999))
+    with pytest.raises(StorageFullError):  # what is to be left is to be left all the same
+        disk.check_room(made.config, [f"{DAY}.csv"], 10_000)
+
+
 def test_too_little_room_is_an_error_before_anything_is_written(project):
     made = project("disk: {min_free: 900000TB}\n")
     with pytest.raises(StorageFullError, match=r"nearly full: .* MB free, .* MB needed") as refused:

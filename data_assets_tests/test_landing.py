@@ -236,7 +236,8 @@ def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
     lake = Lake(tmp_path / "other")
     split = landing.refresh(config, lake, now_ns=time.time_ns(), is_made_next=lambda _: True).ledger
     assert split.equals(counted)
-    assert len(list(config.scratch_dir.glob("split-*"))) == 1
+    parts = [path for path in config.scratch_dir.glob("split-*/**/*.parquet") if path.is_file()]
+    assert landing.split_bytes(config, split) == sum(path.stat().st_size for path in parts) > 0
     days = [day.isoformat() for day in split["day"]]
     made = []
     for name in ("taken", "again"):
@@ -244,6 +245,7 @@ def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
         staged, refused = staging.stage(config, split, days, tmp_path / name)
         assert not refused
         assert not list(config.scratch_dir.glob("split-*"))
+        assert not landing.split_bytes(config, split)
         written = Lake(tmp_path / name / "lake")
         of_days = []
         for day, s in staged.items():
