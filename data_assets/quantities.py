@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MOST_DISTINCT = 1_000_000  # a table of so many numbers takes 16 MB
-PIECE_ROWS = 8_388_608
+PIECE_ROWS = 4_194_304
 MOST_PARTS = 128  # so many files the engine keeps open; of more parts it makes several files each, slow to read
 FIXED = 1_000_000_000  # fixed point: units of a sum of values
 FIXED_LIMIT = 9e18  # from here on the whole part of a value exceeds 64 bits

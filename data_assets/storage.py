@@ -43,8 +43,8 @@ POINTER = ".current.json"
 VERSIONS = ".versions"
 FINISHED = "finished"
 REFUSED = "refused"  # in place of a fingerprint: no content of the files matches it, so the day stays due
-BATCH = 262_144  # more rows than these come out of the warehouse in batches, of so many
-INSERTED = 65_536  # about so many go into it at a time
+BATCH = 65_536  # about so many rows go into the warehouse, or come out of it, at a time
+MOST_AT_ONCE = 262_144  # so many come out of it at once
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP = 262_144  # small enough to prune and to stream, measured in docs/decisions/0002
 PARQUET: dict[str, Any] = {  # how days are written
@@ -497,10 +497,9 @@ class Warehouse:
                     f'DELETE FROM "{contract.name}" WHERE date IN (SELECT unnest(?::DATE[]))',  # noqa: S608 - own name
                     [list(frames)],
                 ).fetchall()
-                for part in _dated(contract, frames, rows):
-                    connection.register("incoming", part.to_arrow())
-                    connection.execute(f'INSERT INTO "{contract.name}" BY NAME SELECT * FROM incoming').fetchall()  # noqa: S608
-                    connection.unregister("incoming")
+                # DuckDB takes the variable for a table; what is registered instead is held until the transaction ends.
+                for _incoming in _dated(contract, frames, rows):
+                    connection.execute(f'INSERT INTO "{contract.name}" BY NAME SELECT * FROM _incoming').fetchall()  # noqa: S608
                 connection.execute(
                     "DELETE FROM _written_days WHERE table_name = ? AND date IN (SELECT unnest(?::DATE[]))",
                     [contract.name, list(frames)],
@@ -540,7 +539,7 @@ class Warehouse:
                 [contract.name, list(days)],
             ).fetchall()
             rows = {day.isoformat(): count for day, count in counted}
-            if sum(rows.values()) > BATCH:
+            if sum(rows.values()) > MOST_AT_ONCE:
                 return {day: self._later(contract, day) for day in days if day in rows}
             frame = _select(connection, contract, days)
         parts = frame.partition_by("date", as_dict=True, include_key=False, maintain_order=True)
@@ -658,10 +657,10 @@ def _dated(contract: Table, frames: Mapping[str, pl.LazyFrame], rows: dict[str, 
     held: list[pl.DataFrame] = []
     for day, frame in frames.items():
         rows[day] = 0
-        for batch in contract.conform(frame, day).collect_batches(chunk_size=INSERTED, maintain_order=True):
+        for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
             rows[day] += batch.height
             held.append(batch.insert_column(0, pl.lit(day).str.to_date("%Y-%m-%d").alias("date")))
-            if sum(part.height for part in held) >= INSERTED:
+            if sum(part.height for part in held) >= BATCH:
                 yield pl.concat(held)
                 held.clear()
     if held:

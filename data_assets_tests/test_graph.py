@@ -265,8 +265,8 @@ def test_same_input_same_bytes_whatever_the_order_the_folder_and_the_way(
         monkeypatch.setattr(engine, "FEW_ROWS", -1)
         monkeypatch.setattr("data_assets.assets.FEW_ROWS", -1)
         monkeypatch.setattr("data_assets.memory.EAGER_ROWS", -1)
+        monkeypatch.setattr("data_assets.storage.MOST_AT_ONCE", 2)
         monkeypatch.setattr("data_assets.storage.BATCH", 2)
-        monkeypatch.setattr("data_assets.storage.INSERTED", 2)
     source = shutil.copytree(made.root, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("data"))
     other = project_at(source, source)
     for day in reversed(DAYS):

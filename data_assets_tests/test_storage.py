@@ -443,6 +443,7 @@ def test_a_day_or_a_table_or_a_file_that_never_was_is_missing(tmp_path):
 
 
 def test_many_rows_are_written_and_read_in_batches_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MOST_AT_ONCE", 700)
     monkeypatch.setattr(storage, "BATCH", 700)
     both = Both("warehouse", tmp_path)
     rows = both.version(1).collect().reverse()
