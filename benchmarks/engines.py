@@ -3,7 +3,8 @@
 Here: one function per engine, from a file of five columns (CSV, where everything is text, or Parquet, typed) to Parquet
 files in a folder: ``raw_events``, ``quarantined``, ``session_metrics``, ``outliers``, ``event_distribution``,
 ``summary_statistics``. Written as somebody who knows the engine would, with neither checks nor ledger, reasons of
-refused rows, atomic publishing, report or event log. Each function imports its engine itself, so that the interpreter
+refused rows, atomic publishing, report or event log; only Polars, which has this project's design, says of each row
+where it stood. Each function imports its engine itself, so that the interpreter
 of another environment can run it, and calls ``done`` with the name of each of STEPS when that is finished. Not here:
 measuring (``pipeline.py``).
 """
@@ -26,20 +27,24 @@ PART_ROWS = 262_144
 
 
 def bare_polars(source: Path, folder: Path, done: Callable[[str], None]) -> None:
-    """Polars, streaming, with this project's design: two sinks of one scan, users in parts on disk, counted values."""
+    """Polars, streaming, with this project's design.
+
+    Each row with its file and line, two sinks of one scan, users in parts on disk, counted values.
+    """
     import os
 
     os.environ.setdefault("POLARS_CSV_CHUNK_SIZE", "1048576")
     import polars as pl
 
     if source.suffix == ".parquet":
-        typed = pl.scan_parquet(source)
+        typed = pl.scan_parquet(source, row_index_name="source_line", row_index_offset=1)
     else:
-        typed = pl.scan_csv(source, infer_schema=False).with_columns(
+        typed = pl.scan_csv(source, infer_schema=False, row_index_name="source_line", row_index_offset=2).with_columns(
             pl.col("user_id").cast(pl.Int64, strict=False),
             *(pl.col(c).str.to_datetime(FORMAT, strict=False, cache=False) for c in TIMES),
             pl.col("value").cast(pl.Float64, strict=False),
         )
+    typed = typed.with_columns(pl.col("source_line").cast(pl.Int64), source_file=pl.lit(source.name))
     good = pl.all_horizontal(pl.col("user_id", "session_start", "event_type", "value").is_not_null())
     how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "row_group_size": 262_144, "lazy": True}
     copied = pl.concat_str("event_type", pl.lit("")).alias("event_type")  # else it holds the buffer it was read from

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -75,8 +76,7 @@ def frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame:
 
     So many rows at a time: over all of them at once the engine sometimes holds most rows on their way.
     """
-    *_, found = _growing(column, rows)
-    return found
+    return deque(_growing(column, rows), maxlen=1).pop()
 
 
 def few_frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame | None:

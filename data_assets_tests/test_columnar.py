@@ -103,6 +103,25 @@ def test_no_columns_and_no_rows(tmp_path, rows):
     assert classified(tmp_path / "none", pl.DataFrame()).height == 0
 
 
+@pytest.mark.parametrize(
+    ("most_bytes", "most_pieces", "pieces"),
+    [(1, 100_000, 217), (800, 1_000, 9), (800, 8, 4), (800, 4, 0), (1 << 20, 1_000, 0)],
+)
+def test_large_row_groups_are_read_in_pieces(tmp_path, monkeypatch, most_bytes, most_pieces, pieces):
+    """Every row once and in its place, whether the pieces are single rows, row groups, or the whole file."""
+    rows = pl.DataFrame({"value": range(217), "event_type": [f"type {n}" for n in range(217)]})
+    path = tmp_path / "rows.parquet"
+    with pq.ParquetWriter(path, rows.to_arrow().schema) as out:
+        for first, count in ((0, 50), (50, 0), (50, 100), (150, 1), (151, 66)):
+            out.write_table(rows.slice(first, count).to_arrow())
+    monkeypatch.setattr(columnar, "_PIECE_BYTES", most_bytes)
+    monkeypatch.setattr(columnar, "_MOST_PIECES", most_pieces)
+    scan = columnar._scan(path, pq.read_metadata(path))
+    assert scan.explain(optimized=False).count("SLICE[") == pieces
+    assert scan.collect(engine="streaming").equals(rows)
+    assert scan.with_row_index().filter(pl.col("value") >= 100).collect()["index"].to_list() == list(range(100, 217))
+
+
 def test_bytes_and_durations_become_text(tmp_path):
     frame = pl.DataFrame(
         {"event_type": [b"buy", b"\xff"], "value": [dt.timedelta(1)] * 2, "m": [{"b": [b"a", b"\xfe", None]}, None]}

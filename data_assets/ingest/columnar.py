@@ -16,6 +16,7 @@ from polars.exceptions import PanicException
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.mapping import wanted_columns
 from data_assets.ingest.records import LINE, MALFORMED, Records, column_names, no_rows, rename
+from data_assets.memory import NUMBER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 _BATCH = 16_384
+_PIECE_BYTES = 20 << 20  # of a row group, read at a time
+_MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
     r"^(?:[0-7].|(?:c[2-9a-f]|d.|e0[ab].|e[1-9a-cef][89ab].|ed[89].|f0[9ab].[89ab].|f[1-3](?:[89ab].){2}|f48.[89ab].)"
     r"[89ab].)*$"
@@ -39,8 +42,8 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
     if path.stat().st_size == 0:
         return Records(no_rows(), (), 0, name, "binary", "fast", "")
     try:
-        rows = _rows(path, verify=verify)
-        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        footer = _footer(path, verify=verify)
+        scan = _scan(path, footer)
         schema = pl.Schema(scan.collect_schema())
         schema.to_frame()
     except (pl.exceptions.PolarsError, PanicException, OSError, pa.ArrowException, UnicodeDecodeError) as problem:
@@ -57,24 +60,42 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
     )
     empty = pl.all_horizontal([pl.col(c).is_null() for c in columns]) if columns else pl.lit(value=True)
     record = pl.struct([_shown(c, t) for c, t in source.items()]).struct.json_encode() if columns else pl.lit("{}")
-    return Records(frame, (*columns, *paths), rows, name, "binary", "fast", "", record, empty)
+    return Records(frame, (*columns, *paths), footer.num_rows, name, "binary", "fast", "", record, empty)
 
 
-def _rows(path: Path, *, verify: bool) -> int:
-    """How many rows the file holds; to verify it, every page is read by another engine than reads them later.
+def _footer(path: Path, *, verify: bool) -> pq.FileMetaData:
+    """What the file tells of its rows; to verify it, every page is read by another engine than reads them later.
 
     Polars looks at no checksum, and mends levels that are wrong. It costs about a tenth of what the rows cost later.
     """
     with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-        told = int(file.metadata.num_rows)
-        if not verify or not file.metadata.num_columns:
-            return told
+        footer = file.metadata
+        if not verify or not footer.num_columns:
+            return footer
         found = sum(batch.num_rows for batch in file.iter_batches(batch_size=_BATCH, use_threads=False))
     pa.default_memory_pool().release_unused()  # what is read later is read by the other engine
-    if found != told:
-        msg = f"its footer tells of {told:,} rows, but {found:,} are there"
+    if found != footer.num_rows:
+        msg = f"its footer tells of {footer.num_rows:,} rows, but {found:,} are there"
         raise pa.ArrowInvalid(msg)
-    return told
+    return footer
+
+
+def _scan(path: Path, footer: pq.FileMetaData) -> pl.LazyFrame:
+    """The file's rows; large row groups a piece at a time, since the engine takes up several whole ones at once."""
+    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    sizes = [max(group.total_byte_size, group.num_rows * group.num_columns * NUMBER_BYTES) for group in groups]
+    pieces = [max(1, -(-size // _PIECE_BYTES)) for size in sizes]
+    if sum(pieces) > _MOST_PIECES:
+        pieces = [1] * len(groups)
+    if max(sizes, default=0) <= _PIECE_BYTES or len(groups) > _MOST_PIECES:
+        return scan
+    slices, first = [scan.head(0)], 0
+    for group, count in zip(groups, pieces, strict=True):
+        step = max(1, -(-group.num_rows // count))
+        slices += [scan.slice(first + at, min(step, group.num_rows - at)) for at in range(0, group.num_rows, step)]
+        first += group.num_rows
+    return pl.concat(slices)
 
 
 def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig) -> pl.Expr | None:
