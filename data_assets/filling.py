@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
+PIECES_HELD = 2  # of a part that is longer; to read it again for the next ones costs less than to hold it
 USER, START, END = "user_id", "session_start", "session_end"
 _KEY, _NEXT = "__key", "__next"
 
@@ -52,18 +53,17 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
         for files in parts:
             pieces = max(1, -(-rows_of(files) // (2 * PART_ROWS)))  # smaller ones cost more than they save
-            of_piece: list[list[pl.DataFrame]] = [[] for _ in range(pieces)]
+            for first in range(0, pieces, PIECES_HELD):
+                of_piece: list[list[pl.DataFrame]] = [[] for _ in range(first, min(pieces, first + PIECES_HELD))]
+                for path in files:
+                    read = pl.read_parquet(path, glob=False, hive_partitioning=False)
+                    of_user = read.select(pl.col(USER).hash() // count % pieces).to_series()
+                    for number, held in enumerate(of_piece, first):
+                        held.append(read.filter(of_user == number) if pieces > 1 else read)
+                while of_piece:
+                    yield pl.concat(of_piece.pop())
             for path in files:
-                read = pl.read_parquet(path, glob=False, hive_partitioning=False)
                 path.unlink()
-                if pieces == 1:
-                    of_piece[0].append(read)
-                    continue
-                of_user = read.select(pl.col(USER).hash() // count % pieces).to_series()
-                for number, held in enumerate(of_piece):
-                    held.append(read.filter(of_user == number))
-            while of_piece:
-                yield pl.concat(of_piece.pop())
 
 
 def filled(rows: pl.DataFrame) -> pl.DataFrame:
