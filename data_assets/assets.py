@@ -61,12 +61,13 @@ from data_assets import (
 )
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
-from data_assets.engine import FEW_ROWS, chosen, for_rows
+from data_assets.engine import FEW_ROWS, chosen, for_rows, in_pieces
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import column_lineage, column_schema
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
 from data_assets.storage import (
     PARQUET,
+    ROW_GROUP,
     VERSIONS,
     DayFrame,
     DayLog,
@@ -909,7 +910,7 @@ def _day_input(
         history=before,
         trend_days=config.trend_days,
         session_metrics=found["session_metrics"],
-        outliers=found["outliers"],
+        outliers=_by_row_group(found["outliers"]) if kpis["outliers"] > ROW_GROUP else found["outliers"],
         event_distribution=found["event_distribution"].collect(),
         summary_statistics=found["summary_statistics"].collect(),
         events=events,
@@ -925,6 +926,12 @@ def _day_input(
         versions=periods.versions(),
         outlier_factor=config.outliers.factor,
     )
+
+
+def _by_row_group(scan: pl.LazyFrame) -> pl.LazyFrame:
+    """A table of the lake, one row group at a time."""
+    rows = scan.select(pl.len()).collect(engine=chosen()).item()
+    return in_pieces(scan, (min(ROW_GROUP, rows - first) for first in range(0, rows, ROW_GROUP)))
 
 
 def _report_metadata(

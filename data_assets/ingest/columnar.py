@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
+from data_assets.engine import in_pieces
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.mapping import wanted_columns
 from data_assets.ingest.records import LINE, MALFORMED, Records, column_names, no_rows, rename
@@ -83,19 +84,23 @@ def _footer(path: Path, *, verify: bool) -> pq.FileMetaData:
 def _scan(path: Path, footer: pq.FileMetaData) -> pl.LazyFrame:
     """The file's rows; large row groups a piece at a time, since the engine takes up several whole ones at once."""
     scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    every = (footer.row_group(number) for number in range(footer.num_row_groups))
+    groups = [group for group in every if group.num_rows > 0]
     sizes = [max(group.total_byte_size, group.num_rows * group.num_columns * NUMBER_BYTES) for group in groups]
     pieces = [max(1, -(-size // _PIECE_BYTES)) for size in sizes]
     if sum(pieces) > _MOST_PIECES:
         pieces = [1] * len(groups)
     if max(sizes, default=0) <= _PIECE_BYTES or len(groups) > _MOST_PIECES:
         return scan
-    slices, first = [scan.head(0)], 0
-    for group, count in zip(groups, pieces, strict=True):
-        step = max(1, -(-group.num_rows // count))
-        slices += [scan.slice(first + at, min(step, group.num_rows - at)) for at in range(0, group.num_rows, step)]
-        first += group.num_rows
-    return pl.concat(slices)
+    steps = [-(-group.num_rows // count) for group, count in zip(groups, pieces, strict=True)]
+    return in_pieces(
+        scan,
+        (
+            min(step, group.num_rows - at)
+            for group, step in zip(groups, steps, strict=True)
+            for at in range(0, group.num_rows, step)
+        ),
+    )
 
 
 def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig) -> pl.Expr | None:
