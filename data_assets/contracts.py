@@ -143,7 +143,8 @@ class Table:
             if not c.nullable or c.minimum is not None or c.maximum is not None or c.name in self.key
         ]
 
-    def is_surely_kept(self, frame: pl.DataFrame) -> bool:
+    @property
+    def kept(self) -> pl.Expr:
         """Whether the ``ruled`` columns hold nothing against the contract; where they seem to, ``pandera`` tells what.
 
         A twentieth of what pandera costs for a day of a few rows, and pandera need not be imported.
@@ -154,7 +155,7 @@ class Table:
         if self.key:
             key = pl.struct(self.key) if len(self.key) > 1 else pl.col(self.key[0])
             holds.append(key.n_unique() == pl.len())
-        return bool(frame.select(pl.all_horizontal(holds)).item())
+        return pl.all_horizontal(holds)
 
     def pandera(self) -> pa.DataFrameSchema:
         """The contract as a pandera schema; validate a collected frame with it (a LazyFrame skips the data checks)."""
@@ -223,7 +224,7 @@ LANDED_FILES = Table(
         Column("path", TEXT, "path below the raw directory, with forward slashes"),
         Column("size", INT, "bytes on disk", minimum=0),
         Column("mtime_ns", INT, "modification time, nanoseconds since 1970 UTC"),
-        Column("content_hash", TEXT, "BLAKE2b-128 of the file's bytes, hex; empty when it cannot be opened"),
+        Column("content_hash", TEXT, "SHA-256 of the file's bytes, hex; empty when it cannot be opened"),
         Column("format", TEXT, "csv, json, jsonl or parquet, with .gz or .zst when compressed"),
         Column("encoding", TEXT, "text encoding, or binary"),
         Column("lane", TEXT, "who reads it: fast (the engine), exact (Python), mixed; null if unusable", nullable=True),

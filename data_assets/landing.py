@@ -29,7 +29,7 @@ from data_assets import disk, drift, ingest
 from data_assets.contracts import LANDED_FILES
 from data_assets.engine import for_rows
 from data_assets.errors import ConfigurationError, RawFolderMissingError, SourceFileError, StorageFullError, visible
-from data_assets.storage import scratch_folder, write_atomically
+from data_assets.storage import content_hash, scratch_folder, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -333,8 +333,7 @@ def _reads_alike(one: str, other: str) -> bool:
 def _digest(path: Path) -> str:
     """The content's hash; empty when the file cannot be opened, which is looked at again each time."""
     try:
-        with path.open("rb") as source:
-            return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return content_hash(path)
     except OSError:
         return ""
 

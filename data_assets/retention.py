@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from filelock import FileLock, Timeout
 from data_assets import landing, periods
 from data_assets.contracts import PIPELINE_RUNS, tables
 from data_assets.errors import StorageBusyError, visible
-from data_assets.storage import POINTER, DayLog, Lake, fsync_path
+from data_assets.storage import POINTER, DayLog, Lake, content_hash, fsync_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -180,7 +179,7 @@ def _take_raw(config: PipelineConfig, path: str, today: dt.date) -> bool:
     """Note the file as retired, then delete or move it. False if it is no longer what the ledger knows: it stays."""
     lake, place = Lake(config.lake_dir), config.raw_dir / path
     rows = landing.read_ledger(lake).filter(pl.col("path") == path)
-    if not place.exists() or _content(place) != rows["content_hash"][0]:
+    if not place.exists() or content_hash(place) != rows["content_hash"][0]:
         return False
     target = None if config.retention.raw_move_to is None else config.retention.raw_move_to / path
     if target is not None:
@@ -197,15 +196,10 @@ def _copy(place: Path, target: Path, content: str) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.copy2(place, temporary)
     fsync_path(temporary)
-    if _content(temporary) != content:
+    if content_hash(temporary) != content:
         raise OSError(f"{visible(str(target))} could not be written as it was read")
     temporary.replace(target)
     fsync_path(target.parent)
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _forget_returned(config: PipelineConfig) -> None:

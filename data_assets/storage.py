@@ -64,6 +64,12 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def content_hash(path: Path) -> str:
+    """SHA-256 of the file's bytes, hex: what processors have an instruction for, twice as fast as BLAKE2b there."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a small text file; a reader finds the old text or the new one.
 
@@ -177,7 +183,7 @@ class Lake:
                 fsync_path(temporary)
                 rows = rows_of([temporary])
                 version = Version(
-                    versions / f"{_content_name(temporary)}.parquet", rows, temporary.stat().st_size, notes
+                    versions / f"{content_hash(temporary)}.parquet", rows, temporary.stat().st_size, notes
                 )
                 temporary.replace(version.path)
             finally:
@@ -221,11 +227,6 @@ class Lake:
                 f"(waited {self.lock_timeout:.0f} s).",
                 "Nothing was changed. Wait for that run, or look for one that hangs, then run the day again.",
             ) from error
-
-
-def _content_name(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @dataclass(frozen=True)
