@@ -57,9 +57,12 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
                 of_piece: list[list[pl.DataFrame]] = [[] for _ in range(first, min(pieces, first + PIECES_HELD))]
                 for path in files:
                     read = pl.read_parquet(path, glob=False, hive_partitioning=False)
+                    if pieces == 1:
+                        of_piece[0].append(read)
+                        continue
                     of_user = read.select(pl.col(USER).hash() // count % pieces).to_series()
                     for number, held in enumerate(of_piece, first):
-                        held.append(read.filter(of_user == number) if pieces > 1 else read)
+                        held.append(read.filter(of_user == number))
                 while of_piece:
                     yield pl.concat(of_piece.pop())
             for path in files:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 MOST_RUNS = 1_000  # of Dagster's history at a time
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
