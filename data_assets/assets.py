@@ -91,7 +91,7 @@ Days = dict[str, pl.LazyFrame]
 class Computed:
     """What an asset made of one day: the rows, the judgement on them, and figures to show."""
 
-    frame: pl.LazyFrame | DayFrame
+    frame: pl.LazyFrame | pl.DataFrame | DayFrame
     findings: Sequence[Finding]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -241,6 +241,7 @@ class _Figures:
         self.decisions: dict[str, memory.Decision] = {}
         self._known: dict[str, metrics.DayFigures] = {}
         self._held = 0
+        self._available: int | None = None
 
     def of(self, events: pl.LazyFrame, day: str) -> metrics.DayFigures:
         """The figures of a day as it was loaded, with its events; the file that its plan names never changes."""
@@ -254,7 +255,7 @@ class _Figures:
             if rows <= FEW_ROWS and self._held + rows <= MOST_HELD:
                 events = events.collect(engine=chosen()).lazy()
                 self._held += rows
-            self.decisions[day] = decision = self._decide(events, day)
+            self.decisions[day] = decision = self._decide(events, rows)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
             known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir)
@@ -262,15 +263,15 @@ class _Figures:
                 self._known[plan] = known
         return known
 
-    def _decide(self, events: pl.LazyFrame, day: str) -> memory.Decision:
+    def _decide(self, events: pl.LazyFrame, rows: int) -> memory.Decision:
         """How the day is worked on, by what there is now."""
-        rows = _stored(self.config, day)
         length = None
         if self.config.source.types.user_id == "string":
             texts = events.select(pl.col("user_id").head(SAMPLE_ROWS).str.len_bytes().mean())
             length = texts.collect(engine=chosen()).item() or 0.0
-        available = memory.available(self.config.memory)
-        return memory.decide(rows, memory.needed(rows, length), available, self.config.memory)
+        if rows > FEW_ROWS or self._available is None:  # a short day does not change what there is
+            self._available = memory.available(self.config.memory)
+        return memory.decide(rows, memory.needed(rows, length), self._available, self.config.memory)
 
 
 def backfills(config: PipelineConfig) -> BackfillPolicy:
@@ -343,7 +344,7 @@ def _landed_files(config: PipelineConfig) -> AssetsDefinition:
         today = dt.datetime.now(config.zone).date()
         judged = (
             checks.every_file_usable(looked.ledger),
-            checks.no_missing_days(landing.missing_days(looked.ledger, last=today)),
+            checks.no_missing_days(landing.missing_days(landing.landed_days(looked.ledger), last=today)),
         )
         yield MaterializeResult(
             # A day is due by the fingerprint of its own files. With a new version each time the UI would call every
@@ -464,6 +465,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
         lake = Lake(config.lake_dir)
         ledger = landing.refresh(config, lake, now_ns=time.time_ns()).ledger
         files = landing.files_of(ledger, days)
+        by_day = landing.by_day(files)
         with scratch_folder(config.scratch_dir) as scratch, contextlib.ExitStack() as at_end:
             at_end.callback(landing.drop_splits, config, files)
             disk.check_room(config, files["path"].unique(), landing.split_bytes(config, files))
@@ -472,7 +474,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
             refused_frames: dict[str, DayFrame] = {}
             repeated_frames: dict[str, DayFrame] = {}
             for day in days:
-                drifted = checks.schema_drift(landing.files_of(ledger, [day]))
+                drifted = checks.schema_drift(by_day[dt.date.fromisoformat(day)])
                 if day not in staged:
                     if _failed([drifted]):
                         outcome.findings[valid.name, day] = (drifted,)
@@ -715,7 +717,7 @@ def _event_distribution(
                     for kind, count, share in top
                 ]
                 shown["top"] = MetadataValue.table(records)
-            return Computed(types.lazy(), found, shown)
+            return Computed(types, found, shown)
 
         yield from _compute_days(context, config, table, compute)
 
@@ -737,7 +739,7 @@ def _summary_statistics(
             counts = checks.column_counts(statistics, of_day.rows)
             value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
             return Computed(
-                statistics.lazy(),
+                statistics,
                 [checks.contract(table, statistics.lazy()), counts],
                 {f"value_{name}": figure for name, figure in value.items() if figure is not None},
             )
@@ -778,7 +780,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}
             shown["late_share"] = _late_share(kpis)
-            return Computed(row.lazy(), [checks.contract(table, row.lazy()), checks.kpis_agree(kpis)], shown)
+            return Computed(row, [checks.contract(table, row.lazy()), checks.kpis_agree(kpis)], shown)
 
         yield from _compute_days(context, config, table, compute)
 
@@ -853,6 +855,7 @@ def _write_reports(
 ) -> Iterator[Any]:
     log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
     history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(lake)
+    landed, by_day = landing.landed_days(ledger), landing.by_day(ledger)
     for day in context.partition_keys:
         progress.step("daily_report", day)
         try:
@@ -866,12 +869,13 @@ def _write_reports(
         before = history.filter(
             pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
         )
-        notes = lake.notes("raw_events", day)
-        with telemetry.timed(day), for_rows(_stored(config, day)):
-            if _stored(config, day) <= FEW_ROWS:
+        made = lake.current("raw_events", day)
+        rows, notes = (made.rows, made.notes) if made else (0, {})
+        with telemetry.timed(day), for_rows(rows):
+            if rows <= FEW_ROWS:
                 found |= {name: found[name].collect(engine=chosen()).lazy() for name in ("session_metrics", "outliers")}
             events = figures.of(found["raw_events"], day)
-            built = report.build(_day_input(config, this, found, events, before, notes, ledger))
+            built = report.build(_day_input(config, this, found, events, before, notes, by_day[this], landed))
             report.write(built, config.reports_dir / day)
         telemetry.wrote("daily_report", day, size=len(built.html.encode()))
         log.record("daily_report", day, ())
@@ -886,18 +890,20 @@ def _write_reports(
     yield from _conclude(context, outcome, {"result": outcome.frames})
 
 
-def _day_input(
+def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
     config: PipelineConfig,
     day: dt.date,
     found: Days,
     events: metrics.DayFigures,
     before: pl.DataFrame,
     notes: Mapping[str, str],
-    ledger: pl.DataFrame,
+    of_day: pl.DataFrame,
+    landed: Sequence[dt.date],
 ) -> report.DayInput:
+    """What the report tells of a day; ``of_day``: its rows of the ledger; ``landed``: days that have rows."""
     log, impact = DayLog(config.lake_dir), cleaning.noted_impact(notes)
     kpis = found["daily_kpis"].collect().to_dicts()[0]
-    lanes = ledger.filter(pl.col("day") == day).select("path", "content_hash", "lane", "lane_reason")
+    lanes = of_day.select("path", "content_hash", "lane", "lane_reason")
     repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
         report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
@@ -919,7 +925,7 @@ def _day_input(
         if kpis["quarantined"]
         else pl.DataFrame(schema=NO_REASONS),
         files=staging.noted_files(notes).join(lanes, on=["path", "content_hash"], how="left", maintain_order="left"),
-        without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(ledger, last=day)],
+        without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(landed, last=day)],
         policies=impact.policies,
         policy_rows=impact.rows,
         checks=judged,

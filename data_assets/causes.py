@@ -304,7 +304,7 @@ def _absent(known: Known, config: PipelineConfig, now: dt.datetime) -> Iterator[
     """Days without rows: in between, and at the end. Those of a file that cannot be used are told of there."""
     today = now.date()
     broken = {d.isoformat() for d in known.ledger.filter(pl.col("error").is_not_null())["day"]}
-    missing = [d for d in landing.missing_days(known.ledger, last=today) if d not in broken]
+    missing = [d for d in landing.missing_days(landing.landed_days(known.ledger), last=today) if d not in broken]
     if missing:
         yield Cause(
             "missing_day/landed_files", "missing_day", "landed_files", "days without rows", "warning", tuple(missing),

@@ -433,7 +433,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "days_done": sum(mark != REFUSED for mark in log.finished().values()),
         "days_to_do": sorted(stale),
         "days_failed": failed,
-        "days_missing": landing.missing_days(looked.ledger, last=today),
+        "days_missing": landing.missing_days(landing.landed_days(looked.ledger), last=today),
         "files_unusable": errors,
         "schema_changes": _schema_changes(looked.ledger),
         "files_without_rows": landing.files_without_rows(looked.ledger),

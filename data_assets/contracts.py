@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from data_assets.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandera.polars as pa
 
@@ -134,7 +134,7 @@ class Table:
         surplus = len(found) - len(self.columns)
         return (self.is_open or not surplus) and all(found.get(c.name) == c.dtype for c in self.columns)
 
-    @property
+    @cached_property
     def ruled(self) -> list[str]:
         """The columns whose values have to keep a rule, beside being of their type."""
         return [
@@ -143,19 +143,29 @@ class Table:
             if not c.nullable or c.minimum is not None or c.maximum is not None or c.name in self.key
         ]
 
-    @property
+    @cached_property
     def kept(self) -> pl.Expr:
         """Whether the ``ruled`` columns hold nothing against the contract; where they seem to, ``pandera`` tells what.
 
         A twentieth of what pandera costs for a day of a few rows, and pandera need not be imported.
         """
-        holds = [pl.col(c.name).null_count() == 0 for c in self.columns if not c.nullable]
-        holds += [(pl.col(c.name) >= c.minimum).all() for c in self.columns if c.minimum is not None]
-        holds += [(pl.col(c.name) <= c.maximum).all() for c in self.columns if c.maximum is not None]
-        if self.key:
-            key = pl.struct(self.key) if len(self.key) > 1 else pl.col(self.key[0])
-            holds.append(key.n_unique() == pl.len())
-        return pl.all_horizontal(holds)
+        key = pl.struct(self.key) if len(self.key) > 1 else pl.col(list(self.key))
+        is_unique = [key.n_unique() == pl.len()] if self.key else []
+        return pl.all_horizontal([*self._rules(pl.col), *is_unique])
+
+    def is_kept(self, rows: pl.DataFrame) -> bool:
+        """The same of few rows, by a twentieth of what a query takes."""
+        return all(self._rules(rows.get_column)) and not (self.key and rows.select(self.key).n_unique() != rows.height)
+
+    def _rules(self, column: Callable[[str], Any]) -> Iterator[Any]:
+        """Each rule of a column as a truth value, or as the expression of one."""
+        for c in self.columns:
+            if not c.nullable:
+                yield column(c.name).null_count() == 0
+            if c.minimum is not None:
+                yield (column(c.name) >= c.minimum).all()
+            if c.maximum is not None:
+                yield (column(c.name) <= c.maximum).all()
 
     def pandera(self) -> pa.DataFrameSchema:
         """The contract as a pandera schema; validate a collected frame with it (a LazyFrame skips the data checks)."""

@@ -79,7 +79,7 @@ def _of_days(gauges: _Gauges, config: PipelineConfig, now: dt.datetime) -> None:
     days.labels("done").set(len(done))
     days.labels("due").set(len(landing.stale_days(ledger, log, first=config.start_date, last=today)))
     days.labels("refused").set(len(finished) - len(done))
-    days.labels("missing").set(len(landing.missing_days(ledger, last=today)))
+    days.labels("missing").set(len(landing.missing_days(landing.landed_days(ledger), last=today)))
     if not done:
         return
     last = dt.date.fromisoformat(done[-1])

@@ -117,5 +117,7 @@ def _keys(closed: pl.DataFrame, open_: pl.DataFrame) -> tuple[pl.Series, pl.Seri
 
 
 def _bounds(numbers: pl.Series) -> tuple[int, int]:
-    low, high = numbers.to_frame().select(low=pl.first().min(), high=pl.first().max()).row(0)
-    return int(low), int(high)
+    low, high = numbers.min(), numbers.max()
+    if not (isinstance(low, int) and isinstance(high, int)):
+        raise TypeError(numbers.dtype)
+    return low, high

@@ -35,7 +35,7 @@ from upath import UPath
 
 from data_assets import retries, telemetry
 from data_assets.contracts import Table, UserIdType, tables
-from data_assets.storage import DayFrame, DayLog, Lake, Version, Warehouse
+from data_assets.storage import DayFrame, DayLog, Lake, Version, Warehouse, scan_versions
 
 
 def column_schema(contract: Table) -> TableSchema:
@@ -156,8 +156,8 @@ class LakeIOManager(BasePolarsUPathIOManager):
         """The days that are there and were not refused; nothing is read yet."""
         contract, days = self.contract(context), list(context.asset_partition_keys)
         refused = DayLog(self._folder).refusals(contract.name, days)
-        usable = [d for d in days if d not in refused and self.lake.current(contract.name, d) is not None]
-        return _as_asked(context, {d: self.lake.scan(contract, [d]) for d in usable})
+        found = {d: self.lake.current(contract.name, d) for d in days if d not in refused}
+        return _as_asked(context, {d: scan_versions(contract, [v]) for d, v in found.items() if v is not None})
 
     def write_df_to_path(self, context: OutputContext, df: pl.DataFrame, path: UPath) -> None:
         """Not used: days are written by ``handle_output``, because a path alone cannot be replaced safely."""
@@ -198,7 +198,7 @@ class WarehouseIOManager(ConfigurableIOManager):
         """Write the days; see the module's docstring."""
         contract = self.lake.contract(context)
         with telemetry.blamed():
-            rows = self.warehouse.replace(contract, {d: frame.lazy() for d, frame in _frames(context, obj).items()})
+            rows = self.warehouse.replace(contract, _frames(context, obj))
         for day, count in rows.items():
             telemetry.wrote(contract.name, day, count)
             _note(context, day, {"dagster/partition_row_count": count, "dagster/table_name": contract.name})

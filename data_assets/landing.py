@@ -9,6 +9,7 @@ The ledger is a cache of the files: lost, it is made again; two writers at once 
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import fnmatch
 import functools
@@ -19,7 +20,10 @@ import re
 import secrets
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +36,7 @@ from data_assets.errors import ConfigurationError, RawFolderMissingError, Source
 from data_assets.storage import content_hash, scratch_folder, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from data_assets.config import PipelineConfig
     from data_assets.storage import DayLog, Lake
@@ -502,8 +506,8 @@ def fingerprints(ledger: pl.DataFrame) -> dict[str, str]:
         ),
     )
     return {
-        str(day): hashlib.blake2b("\n".join(group["line"]).encode(), digest_size=8).hexdigest()
-        for (day,), group in lines.group_by("day", maintain_order=True)
+        day: hashlib.blake2b("\n".join(line for _, line in group).encode(), digest_size=8).hexdigest()
+        for day, group in groupby(lines.iter_rows(), key=itemgetter(0))
     }
 
 
@@ -529,13 +533,22 @@ def files_without_rows(ledger: pl.DataFrame) -> list[str]:
     return rows.filter(pl.col("rows") == 0)["path"].sort().to_list()
 
 
-def missing_days(ledger: pl.DataFrame, *, last: dt.date) -> list[str]:
-    """Days without a single row between the first and the last day (at most ``last``) that rows landed for."""
-    days = ledger.filter((pl.col("rows") > 0) & (pl.col("day") <= last))["day"].unique().sort()
-    if days.is_empty():
-        return []
-    every = pl.date_range(days[0], days[-1], eager=True)
-    return [d.isoformat() for d in every.filter(~every.is_in(days.implode()))]
+def landed_days(ledger: pl.DataFrame) -> list[dt.date]:
+    """Days that rows landed for, ascending."""
+    return ledger.filter(pl.col("rows") > 0)["day"].unique().sort().to_list()
+
+
+def missing_days(landed: Sequence[dt.date], *, last: dt.date) -> list[str]:
+    """Days between the first and the last (at most ``last``) of the ``landed_days`` that are not among them."""
+    known = landed[: bisect.bisect_right(landed, last)]
+    every = range((known[-1] - known[0]).days) if known else ()
+    return [d.isoformat() for d in sorted({known[0] + dt.timedelta(days=n) for n in every}.difference(known))]
+
+
+def by_day(files: pl.DataFrame) -> Mapping[dt.date, pl.DataFrame]:
+    """Rows of the ledger day by day; none for a day that has none."""
+    found = files.partition_by("day", as_dict=True, maintain_order=True)
+    return defaultdict(files.clear, {day: rows for (day,), rows in found.items()})
 
 
 def files_of(ledger: pl.DataFrame, days: list[str]) -> pl.DataFrame:

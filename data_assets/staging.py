@@ -18,7 +18,7 @@ from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
 from data_assets.engine import for_rows
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
-from data_assets.landing import files_of, fingerprints, read_retired, take_split
+from data_assets.landing import by_day, files_of, fingerprints, read_retired, take_split
 from data_assets.storage import Lake, rows_of
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def stage(
     except ConfigurationError as problem:
         return {}, dict.fromkeys(days, str(problem))
     rows = files_of(ledger, list(days))
+    of_days, marks = by_day(rows), fingerprints(rows)
     refused: dict[str, str] = {}
     refusals = rows.select("day", error=pl.coalesce("error", "drift_error")).drop_nulls("error")
     for day, error in refusals.iter_rows():
@@ -132,7 +133,7 @@ def stage(
             continue
         progress.step("raw_events", str(path))
         folder = folders[str(path)] = scratch / f"{number:06d}"
-        is_all = len(wanted) == 1 and rows.filter(pl.col("day") == wanted[0]).height == 1
+        is_all = len(wanted) == 1 and of_days[wanted[0]].height == 1
         is_all &= config.source.deduplicate == "none" and lookup is None
         try:
             with telemetry.timed(str(path)):
@@ -148,7 +149,7 @@ def stage(
         except (SourceFileError, ConfigurationError) as problem:
             refused.update({d.isoformat(): str(problem) for d in wanted})
     staged = {
-        day: _day(config, rows.filter(pl.col("day") == dt.date.fromisoformat(day)), folders, day, scratch, lookup)
+        day: _day(config, of_days[dt.date.fromisoformat(day)], folders, day, marks.get(day, ""), scratch, lookup)
         for day in days
         if day not in refused
     }
@@ -169,6 +170,7 @@ def _day(
     files: pl.DataFrame,
     folders: dict[str, Path],
     day: str,
+    fingerprint: str,
     scratch: Path,
     lookup: pl.DataFrame | None,
 ) -> StagedDay:
@@ -209,7 +211,6 @@ def _day(
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
     of_day = [path for kind in ("valid", "mended") for found in parts[kind].values() for path in found]
     is_ready = [path.name for path in of_day] == [ingest.WHOLE_DAY] and cleaned is valid and repeated is None
-    fingerprint = fingerprints(files).get(day, "")
     return StagedDay(cleaned, quarantined, repeated, by_file, fingerprint, impact, of_day[0] if is_ready else None)
 
 

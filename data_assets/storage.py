@@ -143,15 +143,7 @@ class Lake:
     def scan(self, contract: Table, days: Iterable[str | None]) -> pl.LazyFrame:
         """The rows of the given days in one scan; days that were never written add none."""
         versions = [v for v in (self.current(contract.name, d) for d in days) if v is not None]
-        if not versions:
-            return contract.empty().lazy()
-        return pl.scan_parquet(
-            [v.path for v in versions],
-            glob=False,
-            hive_partitioning=False,
-            missing_columns="insert" if contract.is_open else "raise",
-            extra_columns="ignore" if contract.is_open else "raise",
-        )
+        return scan_versions(contract, versions) if versions else contract.empty().lazy()
 
     def write(
         self,
@@ -227,6 +219,17 @@ class Lake:
                 f"(waited {self.lock_timeout:.0f} s).",
                 "Nothing was changed. Wait for that run, or look for one that hangs, then run the day again.",
             ) from error
+
+
+def scan_versions(contract: Table, versions: Iterable[Version]) -> pl.LazyFrame:
+    """The rows of some versions of a table, at least one, in one scan."""
+    return pl.scan_parquet(
+        [v.path for v in versions],
+        glob=False,
+        hive_partitioning=False,
+        missing_columns="insert" if contract.is_open else "raise",
+        extra_columns="ignore" if contract.is_open else "raise",
+    )
 
 
 @dataclass(frozen=True)
@@ -477,7 +480,7 @@ class Warehouse:
                 f"CREATE VIEW daily_kpis_compared AS {_COMPARED.format(days=self.trend_days)}"
             ).fetchall()
 
-    def replace(self, contract: Table, frames: Mapping[str, pl.LazyFrame]) -> dict[str, int]:
+    def replace(self, contract: Table, frames: Mapping[str, pl.LazyFrame | pl.DataFrame]) -> dict[str, int]:
         """Replace the given days of a table in one transaction; on any failure all of them stay as they were.
 
         Returns:
@@ -650,7 +653,9 @@ FROM spread
 """
 
 
-def _dated(contract: Table, frames: Mapping[str, pl.LazyFrame], rows: dict[str, int]) -> Iterator[pl.DataFrame]:
+def _dated(
+    contract: Table, frames: Mapping[str, pl.LazyFrame | pl.DataFrame], rows: dict[str, int]
+) -> Iterator[pl.DataFrame]:
     """The days' rows with their ``date``, in batches, small days put together: an insert costs as much as 100 rows.
 
     ``rows`` is given each day's height.
@@ -658,9 +663,15 @@ def _dated(contract: Table, frames: Mapping[str, pl.LazyFrame], rows: dict[str, 
     held: list[pl.DataFrame] = []
     for day, frame in frames.items():
         rows[day] = 0
-        for batch in contract.conform(frame, day).collect_batches(chunk_size=BATCH, maintain_order=True):
+        date = pl.Series("date", [day]).str.to_date("%Y-%m-%d")
+        there = contract.conform(frame.lazy(), day)
+        if isinstance(frame, pl.DataFrame):
+            batches: Iterable[pl.DataFrame] = there.collect().iter_slices(BATCH)
+        else:
+            batches = there.collect_batches(chunk_size=BATCH, maintain_order=True)
+        for batch in batches:
             rows[day] += batch.height
-            held.append(batch.insert_column(0, pl.lit(day).str.to_date("%Y-%m-%d").alias("date")))
+            held.append(batch.insert_column(0, date.new_from_index(0, batch.height)))
             if sum(part.height for part in held) >= BATCH:
                 yield pl.concat(held)
                 held.clear()

@@ -286,6 +286,7 @@ def test_the_quick_look_at_a_contract_passes_nothing_that_pandera_refuses(name: 
     table = TABLES[name]
     good = rows(name, row).collect()
     assert good.select(table.kept).item()
+    assert table.is_kept(good)
     assert table.has_schema(good.with_columns(surplus=1).schema) == table.is_open
     for column in table.columns:
         null = good.with_columns(pl.lit(None, column.dtype).alias(column.name))
@@ -296,5 +297,7 @@ def test_the_quick_look_at_a_contract_passes_nothing_that_pandera_refuses(name: 
                 bad.append(good.with_columns(pl.lit(bound + step).cast(column.dtype).alias(column.name)))
         for frame in bad:
             assert not (table.has_schema(frame.schema) and frame.select(table.kept).item()), (column.name, frame)
+            assert not (table.has_schema(frame.schema) and table.is_kept(frame)), (column.name, frame)
             assert not checks.contract(table, frame.lazy()).passed
         assert null.select(table.kept).item() == column.nullable == checks.contract(table, null.lazy()).passed
+        assert table.is_kept(null) == column.nullable

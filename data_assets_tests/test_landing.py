@@ -289,7 +289,7 @@ def _raise(problem: Exception) -> None:
 def test_missing_days(config: PipelineConfig) -> None:
     drop(config, "a.csv", "2024-03-01", "2024-03-04")
     drop(config, "empty_2024-03-02.csv")
-    assert landing.missing_days(look(config).ledger, last=LAST) == ["2024-03-02", "2024-03-03"]
+    assert landing.missing_days(landing.landed_days(look(config).ledger), last=LAST) == ["2024-03-02", "2024-03-03"]
     assert landing.files_without_rows(look(config).ledger) == ["empty_2024-03-02.csv"]
 
 

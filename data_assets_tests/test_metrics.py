@@ -466,6 +466,16 @@ def test_std_and_quartiles_of_any_doubles(numbers):
         assert abs(Fraction(found.std or 0.0) ** 2 / variance - 1) < Fraction(1, 10**9)
 
 
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0, 2, 6]))
+@example(2.5, 0)
+@example(-0.004, 2)
+@example(1e308, 6)
+def test_one_number_is_rounded_as_a_column_is(number, decimals):
+    column = pl.DataFrame({"x": [number]}).select(quantities.rounded(pl.col("x"), decimals)).item()
+    found = quantities.round_one(number, decimals)
+    assert (found, math.copysign(1, found)) == (column, math.copysign(1, column))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1000, 4097])
 def test_order_statistics_pick_the_sorted_column(count):
     rng = random.Random(count)
@@ -474,11 +484,8 @@ def test_order_statistics_pick_the_sorted_column(count):
     ]
     ranks = sorted({rng.randrange(count) for _ in range(20)})
     column = values(*numbers, None).select("value").drop_nulls()
-    for held, rows in (
-        (True, quantities.frequencies(column, count).lazy()),
-        (False, quantities.one_by_one(column)),
-    ):
-        found = quantities._order_statistics(rows, ranks, is_held=held)
+    for rows in (quantities.frequencies(column, count).sort(quantities.NUMBER), quantities.one_by_one(column)):
+        found = quantities._order_statistics(rows, ranks)
         assert found == {r: sorted(numbers)[r] for r in ranks}
 
 

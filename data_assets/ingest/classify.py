@@ -335,19 +335,19 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     def judged(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.with_columns(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))
 
-    # Of a small file all rows were looked at: if one is left over, every rule is asked at once.
+    # Of a small file all rows were looked at, and are not again: if one is left over, every rule is asked at once.
     is_small = records.physical_rows <= _SAMPLE
     least = 1.0 if is_small else _MOSTLY
-    clean_days = _DAY.filter(_CLEAN)
-    share, first, last = (
-        judged(sample).select(pl.col(_CLEAN).mean(), first=clean_days.min(), last=clean_days.max()).collect().row(0)
-    )
-    if share < least:
+    looked = judged(sample).collect()
+    clean_days = looked.select(_DAY.filter(_CLEAN)).to_series()
+    first, last = clean_days.min(), clean_days.max()
+    if looked[_CLEAN].sum() < least * looked.height:
         return None
     contract = tables(source.types.user_id)["raw_events"].schema
     columns = [pl.col(_VALUE + n).cast(contract[n]).alias(n) for n in COLUMNS]
     every = [*columns, *_extra(records, found, config, set(contract))]
-    return _Quick(judged(records.frame), every, first if first == last else None, is_small)
+    frame = looked.lazy() if is_small else judged(records.frame)
+    return _Quick(frame, every, first if isinstance(first, dt.date) and first == last else None, is_small)
 
 
 def _is_quick(name: str, dtype: pl.DataType, texts: Collection[str]) -> bool:

@@ -81,7 +81,9 @@ def summarise(day: DayInput) -> Figures:
     conservation = _conservation(kpis, day.files)
     findings = _findings(day, headline, missing, conservation)
     verdict = _verdict(findings)
-    lower, upper = _fences(day)
+    described = {row["column_name"]: row for row in day.summary_statistics.to_dicts()}
+    of_value = described.get("value", {})
+    lower, upper = _fences(day, of_value)
     events = kpis.get("events")
     outliers = kpis.get("outliers")
     anomalies, users_with_anomalies = _top_anomalies(day.session_metrics)
@@ -97,10 +99,8 @@ def summarise(day: DayInput) -> Figures:
         missing_days=missing,
         without_rows=sorted(day.without_rows),
         duration_histogram=duration_histogram(day.events.lengths, _number(kpis.get("median_duration"))),
-        value_histogram=value_histogram(
-            day.events, median=_statistic(day.summary_statistics, "value", "p50"), lower=lower, upper=upper
-        ),
-        summary_statistics=_rows(day.summary_statistics),
+        value_histogram=value_histogram(day.events, median=_number(of_value.get("p50")), lower=lower, upper=upper),
+        summary_statistics=list(described.values()),
         event_mix=_mix(day.event_distribution),
         outlier_share=outliers / events if events and outliers is not None else None,
         outlier_factor=day.outlier_factor,
@@ -300,17 +300,12 @@ def _sentence(
 # ---- Tables ------------------------------------------------------------------------------------------------------
 
 
-def _statistic(statistics_frame: pl.DataFrame, column: str, name: str) -> float | None:
-    found = statistics_frame.filter(pl.col("column_name") == column)
-    return _number(found[name][0]) if found.height else None
-
-
-def _fences(day: DayInput) -> tuple[float | None, float | None]:
+def _fences(day: DayInput, of_value: Mapping[str, object]) -> tuple[float | None, float | None]:
     """The day's own fences where an outlier carries them, else from the quartiles."""
     carried = day.outliers.select("iqr_lower", "iqr_upper").head(1).collect(engine=chosen())
     if carried.height:
         return _number(carried["iqr_lower"][0]), _number(carried["iqr_upper"][0])
-    q1, q3 = (_statistic(day.summary_statistics, "value", q) for q in ("p25", "p75"))
+    q1, q3 = (_number(of_value.get(quartile)) for quartile in ("p25", "p75"))
     if q1 is None or q3 is None:
         return None, None
     reach = day.outlier_factor * (q3 - q1)

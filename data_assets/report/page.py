@@ -117,6 +117,7 @@ def _environment() -> Environment:
     return environment
 
 
+@cache
 def _policy() -> str:
     style = _environment().get_template(STYLE).render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii")
