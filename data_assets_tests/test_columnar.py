@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -202,3 +204,39 @@ def test_bytes_that_are_utf8_are_known_from_their_digits(content):
         expected = "\\x" + content.hex()
     frame = pl.DataFrame({"a": [content]}, schema={"a": pl.Binary})
     assert frame.select(columnar._plain(pl.col("a"), pl.Binary())).item() == expected
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from data_assets import ingest
+from data_assets.config import PipelineConfig
+
+def megabytes(what):
+    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
+
+path, plan = Path(sys.argv[1]), PipelineConfig()
+records = ingest.open_records(path, path.name, plan, path.parent, verify=False)
+before = megabytes("VmRSS")
+rows = ingest.count_days(records, path.name, plan)["rows"].sum()
+sys.stdout.write(f"{rows} {megabytes('VmHWM') - before:.0f}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
+def test_counting_the_days_of_long_row_groups_holds_few_of_their_rows(tmp_path):
+    """Where the engine may take a scan's pieces in any order it takes them all at once: 130 MB here, and it grows."""
+    rows = 16_000_000
+    day = pl.select(pl.int_range(rows).alias("user_id")).lazy()
+    day = day.with_columns(session_start=dt.datetime(2024, 3, 1), event_type=pl.lit("view"), value=1.0)
+    day.sink_parquet(tmp_path / "a.parquet", row_group_size=2_000_000)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, str(tmp_path / "a.parquet")],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counted, grown = map(int, done.stdout.split())
+    assert counted == rows
+    assert grown < 80

@@ -62,23 +62,27 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
         _given(source, config, is_text=False).alias("session_start"), MALFORMED
     )
     formats, zone = config.source.timestamp_formats, config.timezone
+    # Where the order does not matter, the engine reads all pieces of a long Parquet file at once (columnar.py).
+    is_ordered = records.format == "parquet"
     if source.dtype == pl.String:  # most are read at first sight; only where some are left are those looked at
         first, is_whole = values.quick_time(pl.col("session_start"), formats, zone, form), ~pl.col(MALFORMED)
-        of_days = given.group_by(day=pl.when(is_whole).then(first).dt.date()).agg(
+        of_days = given.group_by(day=pl.when(is_whole).then(first).dt.date(), maintain_order=is_ordered).agg(
             rows=pl.len(), left=is_whole.sum().cast(pl.UInt32)
         )
         [read] = collected([of_days], relative)
         is_left = pl.col("day").is_null()
         counted = read.select("day", rows=pl.when(is_left).then(pl.col("rows") - pl.col("left")).otherwise("rows"))
         if read.filter(is_left)["left"].sum():
-            left = given.filter(first.is_null() & is_whole).group_by("session_start").agg(rows=pl.len())
+            missed = given.filter(first.is_null() & is_whole)
+            left = missed.group_by("session_start", maintain_order=is_ordered).agg(rows=pl.len())
             [texts] = collected([left], relative)
             second = values.time(texts.lazy(), "session_start", source.dtype, formats, zone, form)
             later = second.select(day=pl.col("session_start").dt.date(), rows="rows").collect()
             counted = pl.concat([counted, later])
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
-        [counted] = collected([typed.group_by(day=pl.col("session_start").dt.date()).agg(rows=pl.len())], relative)
+        of_days = typed.group_by(day=pl.col("session_start").dt.date(), maintain_order=is_ordered).agg(rows=pl.len())
+        [counted] = collected([of_days], relative)
     return _by_day(counted.with_columns(pl.col("rows").cast(pl.Int64)))
 
 
