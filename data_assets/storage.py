@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -283,7 +283,7 @@ class DayLog:
         stands below would otherwise stay refused with nothing left to do. Not so when ``is_due`` is False: a day that
         could not be published needs to be published, not to be made.
         """
-        content = {"refused": refused, "findings": [asdict(f) for f in findings]}
+        content = {"refused": refused, "findings": [vars(f) for f in findings]}
         write_atomically(self.root / table / f"{day}.json", json.dumps(content, sort_keys=True), durable=False)
         if refused is not None and is_due and self._mark(FINISHED, day) != REFUSED:
             self.finish(day, REFUSED)

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,19 +46,20 @@ def harmless(rows: pl.LazyFrame) -> pl.LazyFrame:
 
     Nested and binary columns, which CSV does not know, become text.
     """
-    schema = rows.collect_schema()
-    names: list[str] = []
-    for name in schema:
+    return rows.select(_harmless(tuple(rows.collect_schema().items())))
+
+
+@lru_cache(maxsize=64)  # days have the same columns
+def _harmless(schema: tuple[tuple[str, pl.DataType], ...]) -> list[pl.Expr]:
+    names, taken = [], {name for name, _ in schema}
+    for name, _ in schema:
         safe = f"'{name}" if _is_formula(name) else name
-        while safe in names or (safe != name and safe in schema):
+        while safe in names or (safe != name and safe in taken):
             safe = f"'{safe}"
         names.append(safe)
-    return rows.select(
-        _text(name, dtype).alias(safe) for (name, dtype), safe in zip(schema.items(), names, strict=True)
-    )
+    return [_text(name, dtype).alias(safe) for (name, dtype), safe in zip(schema, names, strict=True)]
 
 
-@cache
 def _is_formula(heading: str) -> bool:
     return bool(pl.select(pl.lit(heading).str.contains(FORMULA)).item())
 
