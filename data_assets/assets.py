@@ -423,7 +423,7 @@ def _judge_ingest(
     valid, quarantined, repeated = (contracts[n] for n in ("raw_events", "quarantined_events", "duplicate_events"))
     return {
         valid.name: (
-            checks.contract(valid, found.valid),
+            checks.contract(valid, found.valid, found.ready),
             checks.conservation(found.by_file),
             checks.quarantine_rate(found.by_file, config.quality.max_quarantine_rate),
             drifted,
@@ -681,7 +681,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
             fences = rows.select("iqr_lower", "iqr_upper").head(1).collect().to_dicts()
             return Computed(
                 made,
-                [checks.contract(table, rows), checks.outside_fences(rows)],
+                [checks.contract(table, rows, made.ready), checks.outside_fences(rows)],
                 {"outliers": _height(rows), **(fences[0] if fences else {})},
             )
 

@@ -155,7 +155,11 @@ class Table:
 
     def is_kept(self, rows: pl.DataFrame) -> bool:
         """The same of few rows, by a twentieth of what a query takes."""
-        return all(self._rules(rows.get_column)) and not (self.key and rows.select(self.key).n_unique() != rows.height)
+        return self.has_kept(rows.get_column) and not (self.key and rows.select(self.key).n_unique() != rows.height)
+
+    def has_kept(self, column: Callable[[str], pl.Series]) -> bool:
+        """Whether the values of each column keep its own rules."""
+        return all(self._rules(column))
 
     def _rules(self, column: Callable[[str], Any]) -> Iterator[Any]:
         """Each rule of a column as a truth value, or as the expression of one."""

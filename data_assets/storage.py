@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -740,6 +741,31 @@ def rows_of(files: Iterable[Path]) -> int:
     from pyarrow import parquet
 
     return sum(parquet.read_metadata(path).num_rows for path in files)
+
+
+def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
+    """The lowest and the highest value of each row group in these columns, by the footer of a Parquet file.
+
+    And a null where values are missing; and of floats, whose extremes leave it out, what is not a number, as it might
+    be there. ``None`` where the footer does not tell.
+    """
+    from pyarrow import parquet
+
+    footer = parquet.read_metadata(path)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    of_names = {footer.schema.column(place).path: place for place in range(footer.num_columns)}
+    columns = {}
+    for name in names:
+        if name not in of_names:
+            return None
+        found = [group.column(of_names[name]).statistics for group in groups]
+        if not all(s is not None and s.has_null_count for s in found):
+            return None
+        known = [end for s in found if s.has_min_max for end in (s.min, s.max)]
+        known += [math.nan] if any(s.physical_type in {"FLOAT", "DOUBLE"} for s in found) else []
+        missing = any(s.null_count or not s.has_min_max for s in found)
+        columns[name] = pl.Series(name, [*known, None] if missing else known)
+    return columns
 
 
 @contextlib.contextmanager

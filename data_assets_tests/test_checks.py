@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +12,7 @@ from dagster import AssetKey, AssetSpec, DagsterInstance, DailyPartitionsDefinit
 from data_assets import checks, staging
 from data_assets.config import PipelineConfig
 from data_assets.contracts import tables
-from data_assets.storage import DayLog, Finding
+from data_assets.storage import PARQUET, DayLog, Finding
 
 TABLES = tables("int64")
 NOON = dt.datetime.fromisoformat("2024-03-01T12:00:00")
@@ -279,6 +280,34 @@ def test_every_check_is_declared_for_the_asset_that_it_judges() -> None:
         assert len(names) == len(set(names))
         assert all(spec.blocking and spec.description for spec in checks.specs(table, partitions))
         assert all(spec.asset_key == AssetKey(table) for spec in checks.specs(table, partitions))
+
+
+@pytest.mark.parametrize("name", ["raw_events", "outliers"])
+def test_the_footer_of_a_file_tells_of_one_bad_row(tmp_path: Path, name: str) -> None:
+    table, path = TABLES[name], tmp_path / "day.parquet"
+    row = {column: value for column, value in OUTLIER.items() if column in table.names}
+    good = pl.concat([rows(name, row).collect()] * 4)
+    good.write_parquet(path, **PARQUET | {"row_group_size": 2})
+    unread = good.lazy().head(0)
+    assert checks.contract(table, unread, path).observed == "4 rows as declared"
+    for column in table.columns:
+        bad = [] if column.nullable else [None]
+        bad += [column.minimum - 1] if column.minimum is not None else []
+        bad += [column.maximum + 1] if column.maximum is not None else []
+        for value in bad:
+            third = pl.int_range(pl.len()) == 2
+            worse = pl.when(third).then(pl.lit(value, column.dtype)).otherwise(column.name).alias(column.name)
+            good.with_columns(worse).write_parquet(path, **PARQUET | {"row_group_size": 2})
+            found = checks.contract(table, pl.scan_parquet(path), path)
+            assert not found.passed, (column.name, value)
+            assert column.name in found.observed
+
+
+def test_a_footer_without_statistics_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "day.parquet"
+    bad = rows("outliers", OUTLIER).with_columns(user_id=pl.lit(None, pl.Int64))
+    bad.collect().write_parquet(path, statistics=False)
+    assert not checks.contract(TABLES["outliers"], pl.scan_parquet(path), path).passed
 
 
 @pytest.mark.parametrize(("name", "row"), [("session_metrics", SESSIONS), ("outliers", OUTLIER), ("daily_kpis", KPIS)])
