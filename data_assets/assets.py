@@ -876,6 +876,8 @@ def _write_reports(
                 found |= {name: found[name].collect(engine=chosen()).lazy() for name in ("session_metrics", "outliers")}
             events = figures.of(found["raw_events"], day)
             built = report.build(_day_input(config, this, found, events, before, notes, by_day[this], landed))
+            if _stored(config, day, "outliers") > ROW_GROUP:
+                built = replace(built, csvs={**built.csvs, "outliers.csv": _by_row_group(found["outliers"])})
             report.write(built, config.reports_dir / day)
         telemetry.wrote("daily_report", day, size=len(built.html.encode()))
         log.record("daily_report", day, ())
@@ -917,7 +919,7 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
         history=before,
         trend_days=config.trend_days,
         session_metrics=found["session_metrics"],
-        outliers=_by_row_group(found["outliers"]) if kpis["outliers"] > ROW_GROUP else found["outliers"],
+        outliers=found["outliers"],
         event_distribution=found["event_distribution"].collect(),
         summary_statistics=found["summary_statistics"].collect(),
         events=events,
@@ -936,7 +938,7 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
 
 
 def _by_row_group(scan: pl.LazyFrame) -> pl.LazyFrame:
-    """A table of the lake, one row group at a time."""
+    """A table of the lake, one row group at a time, for what keeps the order: else all of them are read at once."""
     rows = scan.select(pl.len()).collect(engine=chosen()).item()
     return in_pieces(scan, (min(ROW_GROUP, rows - first) for first in range(0, rows, ROW_GROUP)))
 

@@ -39,6 +39,9 @@ def bound_memory() -> None:
 def in_pieces(scan: pl.LazyFrame, sizes: Iterable[int]) -> pl.LazyFrame:
     """All rows of a Parquet scan, so many at a time: of one scan the engine takes up several row groups at once.
 
+    Only for what keeps the order of the rows. To sort or to group them the engine reads all pieces at once: over 60
+    million rows that held 416 MB where the scan itself held 55, over 244 million 1,839.
+
     Args:
         scan: at least one row.
         sizes: the rows of each piece, which end where row groups do; a thousand pieces take the engine 0.2 s to plan.
