@@ -747,7 +747,7 @@ def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
     """The lowest and the highest value of each row group in these columns, by the footer of a Parquet file.
 
     And a null where values are missing; and of floats, whose extremes leave it out, what is not a number, as it might
-    be there. ``None`` where the footer does not tell.
+    be there. ``None`` where the footer does not tell, or of no value.
     """
     from pyarrow import parquet
 
@@ -762,6 +762,8 @@ def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
         if not all(s is not None and s.has_null_count for s in found):
             return None
         known = [end for s in found if s.has_min_max for end in (s.min, s.max)]
+        if not known:
+            return None
         known += [math.nan] if any(s.physical_type in {"FLOAT", "DOUBLE"} for s in found) else []
         missing = any(s.null_count or not s.has_min_max for s in found)
         columns[name] = pl.Series(name, [*known, None] if missing else known)

@@ -303,6 +303,16 @@ def test_the_footer_of_a_file_tells_of_one_bad_row(tmp_path: Path, name: str) ->
             assert column.name in found.observed
 
 
+@pytest.mark.parametrize("name", ["raw_events", "outliers"])
+def test_a_file_without_rows_or_of_nulls_is_looked_at(tmp_path: Path, name: str) -> None:
+    table, path = TABLES[name], tmp_path / "day.parquet"
+    table.empty().write_parquet(path, **PARQUET)
+    assert checks.contract(table, pl.scan_parquet(path), path).observed == "0 rows as declared"
+    nulls = pl.DataFrame({n: [None] * 3 for n in table.names}, schema=table.schema)
+    nulls.write_parquet(path, **PARQUET)
+    assert not checks.contract(table, pl.scan_parquet(path), path).passed
+
+
 def test_a_footer_without_statistics_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "day.parquet"
     bad = rows("outliers", OUTLIER).with_columns(user_id=pl.lit(None, pl.Int64))
