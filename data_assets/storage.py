@@ -736,6 +736,10 @@ def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
     return True
 
 
+_FLOATS = ("FLOAT", "DOUBLE")
+_NUMBERS = ("INT32", "INT64", *_FLOATS)
+
+
 def rows_of(files: Iterable[Path]) -> int:
     """The rows of Parquet files, by their footers; for the engine to begin a scan takes twenty times as long."""
     from pyarrow import parquet
@@ -744,29 +748,33 @@ def rows_of(files: Iterable[Path]) -> int:
 
 
 def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
-    """The lowest and the highest value of each row group in these columns, by the footer of a Parquet file.
+    """The lowest and the highest number of each row group in these columns, by the footer of a Parquet file.
 
-    And a null where values are missing; and of floats, whose extremes leave it out, what is not a number, as it might
-    be there. ``None`` where the footer does not tell, or of no value.
+    And a null where values are missing, which is all that is told of columns of other types; and of floats, whose
+    extremes leave it out, what is not a number, as it might be there. ``None`` where the footer does not tell, or of no
+    number.
     """
     from pyarrow import parquet
 
     footer = parquet.read_metadata(path)
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    of_names = {footer.schema.column(place).path: place for place in range(footer.num_columns)}
+    schema = [footer.schema.column(place) for place in range(footer.num_columns)]
+    places = {column.path: place for place, column in enumerate(schema)}
     columns = {}
     for name in names:
-        if name not in of_names:
+        if name not in places:
             return None
-        found = [group.column(of_names[name]).statistics for group in groups]
+        place = places[name]
+        found = [group.column(place).statistics for group in groups]
         if not all(s is not None and s.has_null_count for s in found):
             return None
-        known = [end for s in found if s.has_min_max for end in (s.min, s.max)]
-        if not known:
-            return None
-        known += [math.nan] if any(s.physical_type in {"FLOAT", "DOUBLE"} for s in found) else []
-        missing = any(s.null_count or not s.has_min_max for s in found)
-        columns[name] = pl.Series(name, [*known, None] if missing else known)
+        known: list[float] = []
+        if schema[place].physical_type in _NUMBERS and schema[place].logical_type.type in {"NONE", "INT"}:
+            known = [end for s in found if s.has_min_max for end in (s.min, s.max)]
+            if not known or not all(s.has_min_max or not s.num_values for s in found):
+                return None
+            known += [math.nan] if schema[place].physical_type in _FLOATS else []
+        columns[name] = pl.Series(name, [*known, None] if any(s.null_count for s in found) else known)
     return columns
 
 

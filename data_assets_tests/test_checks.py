@@ -313,6 +313,13 @@ def test_a_file_without_rows_or_of_nulls_is_looked_at(tmp_path: Path, name: str)
     assert not checks.contract(table, pl.scan_parquet(path), path).passed
 
 
+def test_a_footer_tells_of_times_that_python_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "day.parquet"
+    far = rows("outliers", OUTLIER).with_columns(session_start=pl.lit(10**18).cast(pl.Datetime("us")))
+    far.collect().write_parquet(path, **PARQUET)
+    assert checks.contract(TABLES["outliers"], far.head(0), path).observed == "1 rows as declared"
+
+
 def test_a_footer_without_statistics_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "day.parquet"
     bad = rows("outliers", OUTLIER).with_columns(user_id=pl.lit(None, pl.Int64))
