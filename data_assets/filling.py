@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
-PIECES_HELD = 2  # of a part that is longer; to read it again for the next ones costs less than to hold it
 USER, START, END = "user_id", "session_start", "session_end"
 _KEY, _NEXT = "__key", "__next"
 
@@ -53,20 +52,16 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
         for files in parts:
             pieces = max(1, -(-rows_of(files) // (2 * PART_ROWS)))  # smaller ones cost more than they save
-            for first in range(0, pieces, PIECES_HELD):
-                of_piece: list[list[pl.DataFrame]] = [[] for _ in range(first, min(pieces, first + PIECES_HELD))]
-                for path in files:
-                    read = pl.read_parquet(path, glob=False, hive_partitioning=False)
-                    if pieces == 1:
-                        of_piece[0].append(read)
-                        continue
-                    of_user = read.select(pl.col(USER).hash() // count % pieces).to_series()
-                    for number, held in enumerate(of_piece, first):
-                        held.append(read.filter(of_user == number))
-                while of_piece:
-                    yield pl.concat(of_piece.pop())
+            for piece in range(pieces):  # to read a part again for each of them takes less memory than to hold it
+                wanted = None if pieces == 1 else pl.col(USER).hash() // count % pieces == piece
+                yield pl.concat(_read(path, wanted) for path in files)
             for path in files:
                 path.unlink()
+
+
+def _read(path: Path, wanted: pl.Expr | None) -> pl.DataFrame:
+    rows = pl.read_parquet(path, glob=False, hive_partitioning=False)
+    return rows if wanted is None else rows.filter(wanted)
 
 
 def filled(rows: pl.DataFrame) -> pl.DataFrame:
