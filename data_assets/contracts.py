@@ -154,7 +154,7 @@ class Table:
         return pl.all_horizontal([*self._rules(pl.col), *is_unique])
 
     def is_kept(self, rows: pl.DataFrame) -> bool:
-        """The same of few rows, by a twentieth of what a query takes."""
+        """The same of few rows, without a query."""
         return self.has_kept(rows.get_column) and not (self.key and rows.select(self.key).n_unique() != rows.height)
 
     def has_kept(self, column: Callable[[str], pl.Series]) -> bool:

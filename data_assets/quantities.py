@@ -356,6 +356,6 @@ def rounded(number: pl.Expr, decimals: int) -> pl.Expr:
 
 
 def round_one(number: float, decimals: int) -> float:
-    """One number rounded as :func:`rounded` rounds columns: by the engine's arithmetic, for a fifth of a query."""
+    """One number rounded as :func:`rounded` rounds columns: by the engine's arithmetic, without a query."""
     shifted = number * 10.0**decimals
     return round(shifted) / 10.0**decimals + 0.0 if math.isfinite(shifted) else number
