@@ -78,13 +78,11 @@ def tag(name: str, *children: Markup | str, **attributes: object) -> Markup:
     import markupsafe
 
     shown = "".join(
-        [
-            f' {_attribute(key)}="{_n(value) if isinstance(value, float) else _escaped(str(value))}"'
-            for key, value in attributes.items()
-            if value is not None
-        ]
+        f' {_attribute(key)}="{_n(value) if isinstance(value, float) else _escaped(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None
     )
-    inner = "".join([escape(c) if not isinstance(c, markupsafe.Markup) else c for c in children])
+    inner = "".join(escape(c) if not isinstance(c, markupsafe.Markup) else c for c in children)
     return markupsafe.Markup(f"<{name}{shown}>{inner}</{name}>" if inner else f"<{name}{shown}/>")  # noqa: S704  escaped
 
 
