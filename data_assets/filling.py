@@ -15,7 +15,6 @@ import polars as pl
 
 from data_assets.engine import chosen
 from data_assets.quantities import INT64_MAX, MOST_PARTS, parts_on_disk
-from data_assets.storage import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,18 +49,12 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
         return
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
-        for files in parts:
-            pieces = max(1, -(-rows_of(files) // (2 * PART_ROWS)))  # smaller ones cost more than they save
+        for part in parts:
+            of_part = part.select(pl.len()).collect().item()
+            pieces = max(1, -(-of_part // (2 * PART_ROWS)))  # smaller ones cost more than they save
             for piece in range(pieces):  # to read a part again for each of them takes less memory than to hold it
-                wanted = None if pieces == 1 else pl.col(USER).hash() // count % pieces == piece
-                yield pl.concat(_read(path, wanted) for path in files)
-            for path in files:
-                path.unlink()
-
-
-def _read(path: Path, wanted: pl.Expr | None) -> pl.DataFrame:
-    rows = pl.read_parquet(path, glob=False, hive_partitioning=False)
-    return rows if wanted is None else rows.filter(wanted)
+                wanted = pl.lit(value=True) if pieces == 1 else pl.col(USER).hash() // count % pieces == piece
+                yield part.filter(wanted).collect(engine=chosen())
 
 
 def filled(rows: pl.DataFrame) -> pl.DataFrame:

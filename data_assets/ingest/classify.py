@@ -216,17 +216,8 @@ def _sift(records: Records, relative: str, sinks: list[pl.LazyFrame], rest: pl.L
     """Write what reads at first sight by ``sinks``, and ``rest`` as it stands."""
     read = [name for name in records.frame.collect_schema() if name not in HELPERS]  # of JSON not every key is
     left = _copied(rest.select(*read, LINE, MALFORMED, records.record.alias(RECORD), records.empty.alias(EMPTY)))
-    sinks = [
-        *sinks,
-        left.sink_parquet(out_dir / REST, compression="uncompressed", row_group_size=ROW_GROUP_FEW, lazy=True),
-    ]
-    if records.encoding != "binary":
-        collected(sinks, relative)
-        return
-    for sink in sinks:  # quickly read again, where something is left; one scan for all holds much more
-        collected([sink], relative)
-        if rows_of(list((out_dir / "valid").rglob("*.parquet"))) == records.physical_rows:
-            return
+    rest_sink = left.sink_parquet(out_dir / REST, compression="uncompressed", row_group_size=ROW_GROUP_FEW, lazy=True)
+    collected([*sinks, rest_sink], relative)
 
 
 def _copied(frame: pl.LazyFrame) -> pl.LazyFrame:
