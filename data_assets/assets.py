@@ -251,14 +251,17 @@ class _Figures:
             if len(self._known) >= MOST_FIGURES:
                 self._known.clear()
                 self._held = 0
-            rows = _stored(self.config, day)
+            version = Lake(self.config.lake_dir).current("raw_events", day)
+            rows = version.rows if version else 0
             if rows <= FEW_ROWS and self._held + rows <= MOST_HELD:
                 events = events.collect(engine=chosen()).lazy()
                 self._held += rows
             self.decisions[day] = decision = self._decide(events, rows)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
-            known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir)
+            is_whole = version is not None and plan.startswith("Parquet SCAN") and version.path.name in plan
+            file = version.path if version is not None and is_whole else None
+            known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir, file)
             if VERSIONS in plan:
                 self._known[plan] = known
         return known
@@ -603,10 +606,11 @@ def _describe_ingest(
 
 def _by_hour(events: pl.LazyFrame) -> list[int]:
     """Events that start in each of the day's 24 hours."""
-    hour = pl.col("session_start").to_physical() // 3_600_000_000 % 24  # half of what dt.hour() costs
-    counted = events.group_by(hour.alias("hour")).len().collect(engine=chosen())
-    hours = dict(counted.iter_rows())
-    return [hours.get(hour, 0) for hour in range(24)]
+    hour = pl.col("session_start").to_physical() // 3_600_000_000  # half of what dt.hour() costs
+    hours = [0] * 24
+    for since_1970, count in events.group_by(hour.alias("hour")).len().collect(engine=chosen()).iter_rows():
+        hours[since_1970 % 24] += count
+    return hours
 
 
 def count_reasons(quarantined: pl.LazyFrame) -> pl.DataFrame:

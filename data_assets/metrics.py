@@ -61,6 +61,7 @@ from data_assets.quantities import (
     rounded,
     scaled_std,
 )
+from data_assets.storage import whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,6 +72,7 @@ SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
 MOST_TYPES = 1_000  # so many event types are kept with the figures of a day
+MOST_COUNTED = 262_144  # so many different values are, with how often each occurs, 4 MB
 MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, of a day in parts
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
@@ -124,67 +126,45 @@ class DayFigures:
         events: raw_events of one day.
         mode: how, see ``memory.py``.
         scratch: a folder for the parts of a day that is not held as a whole.
+        file: the Parquet file of which ``events`` are all rows, if they are; its footer spares a scan.
     """
 
-    def __init__(self, events: pl.LazyFrame, mode: Mode = "eager", scratch: Path | None = None) -> None:
+    def __init__(
+        self, events: pl.LazyFrame, mode: Mode = "eager", scratch: Path | None = None, file: Path | None = None
+    ) -> None:
         self.events = events
         self.mode = mode
+        self._file = file
         self._parts = None if mode == "eager" else scratch
         self._many = scratch if mode == "streaming" else None
         self._types: pl.DataFrame | None = None
+        self._counted: pl.DataFrame | None = None
         self._of_sessions: tuple[Numbers, Lengths, int] | None = None
         self._users: _Users | None = None  # its files are read after it was made
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
-        """``rows``, and by column and figure: count, nulls, min, max. One scan, and that of ``types``.
-
-        ``value whole``: all values are whole numbers. Times are microseconds since 1970.
-
-        Raises:
-            ContractError: a value is not finite, or a duration does not fit into 64 bits of microseconds.
-        """
+        """By label and figure, as ``user_id min``: count, nulls, min, max. Times are microseconds since 1970."""
+        told: dict[str, tuple[Any, ...]] = {}
+        if self._file is not None:
+            told |= whole_numbers(self._file, (USER, START, END))
         figures = {
             f"{name} {figure}": expression
-            for name in (*LABELS, VALUE)
-            if name != TYPE
+            for name in LABELS
+            if name not in (TYPE, *told)
             for figure, expression in (
                 ("count", pl.col(name).count()),
                 ("nulls", pl.col(name).null_count()),
-                ("min", pl.col(name).min()),
-                ("max", pl.col(name).max()),
+                ("min", _number(name).min()),
+                ("max", _number(name).max()),
             )
         }
-        value = pl.col(VALUE)
-        figures |= {"value finite": value.is_finite().all(), "value whole": (value == value.floor()).all()}
-        for figure in ("session_start min", "session_start max", "session_end min", "session_end max"):
-            figures[figure] = figures[figure].cast(pl.Int64)  # Python's datetime ends with the year 9999
-        bounds = self.events.select(rows=pl.len(), **figures).collect(engine=chosen()).row(0, named=True)
-        known = self.types.drop_nulls()
-        bounds |= {
-            f"{TYPE} count": int(known["count"].sum()),
-            f"{TYPE} nulls": bounds["rows"] - int(known["count"].sum()),
-            f"{TYPE} min": known[TYPE].min(),
-            f"{TYPE} max": known[TYPE].max(),
-        }
-        if not bounds["value finite"]:
-            raise ContractError(
-                f"{VALUE}: a value is infinite or not a number.",
-                "ingest quarantines such rows; was the partition written by something else? "
-                "Materialize raw_events again.",
-                table="raw_events",
-            )
-        spans = [
-            bounds[f"{late} max"] - bounds[f"{early} min"]
-            for late, early in ((END, START), (START, END))
-            if bounds["session_end count"]
-        ]
-        if any(span > INT64_MAX for span in spans):
-            raise ContractError(
-                "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
-                "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
-                table="raw_events",
-            )
+        bounds = self.events.select(**figures).collect(engine=chosen()).row(0, named=True)
+        known = self.types.drop_nulls()[TYPE]
+        count = int(self.types.drop_nulls()["count"].sum())
+        told[TYPE] = (count, self.rows - count, known.min(), known.max())
+        for name, figure in told.items():
+            bounds |= zip((f"{name} {what}" for what in ("count", "nulls", "min", "max")), figure, strict=True)
         return bounds
 
     @property
@@ -197,26 +177,40 @@ class DayFigures:
             self._types = counted
         return counted
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many events the day has."""
-        return int(self.bounds["rows"])
-
-    @property
-    def magnitude(self) -> float:
-        """The largest absolute value, 0 without values."""
-        return float(max(abs(self.bounds["value min"] or 0.0), abs(self.bounds["value max"] or 0.0)))
+        return int(self.events.select(pl.len()).collect(engine=chosen()).item())
 
     @cached_property
     def values(self) -> Numbers:
-        """The column ``value``."""
+        """The column ``value``.
+
+        Raises:
+            ContractError: one is infinite or not a number.
+        """
         column = self.events.select(VALUE)
         count = quantities.frequencies if self._many is None else quantities.few_frequencies
         held = count(column, self.rows)
+        known = column.select(pl.first().alias(NUMBER)) if held is None else held.lazy()
+        if not known.select(pl.col(NUMBER).is_finite().all()).collect(engine=chosen()).item():
+            raise ContractError(
+                f"{VALUE}: a value is infinite or not a number.",
+                "ingest quarantines such rows; was the partition written by something else? "
+                "Materialize raw_events again.",
+                table="raw_events",
+            )
         if held is not None:
+            self._counted = held if held.height <= MOST_COUNTED else None
             return quantities.describe(held)
         unique = quantities.count_distinct(column, self.rows, self._many)
         return quantities.describe(quantities.one_by_one(column), unique)
+
+    @property
+    def counted_values(self) -> pl.LazyFrame:
+        """The values as ``number`` with how often each occurs as ``times``, perhaps more than once. Kept when few."""
+        counted = self._counted if self.values.rows else None
+        return quantities.one_by_one(self.events.select(VALUE)) if counted is None else counted.lazy()
 
     @property
     def durations(self) -> Numbers:
@@ -245,13 +239,29 @@ class DayFigures:
         return self._of_sessions
 
     def sessions(self, precision: int) -> pl.LazyFrame:
-        """The table session_metrics: see :func:`session_metrics`. Of very many users it is read from disk."""
+        """The table session_metrics: see :func:`session_metrics`. Of very many users it is read from disk.
+
+        Raises:
+            ContractError: a duration does not fit into 64 bits of microseconds.
+        """
+        bounds = self.bounds
+        spans = [
+            bounds[f"{late} max"] - bounds[f"{early} min"]
+            for late, early in ((END, START), (START, END))
+            if bounds["session_end count"]
+        ]
+        if any(span > INT64_MAX for span in spans):
+            raise ContractError(
+                "raw_events: a session lasts longer than 292,000 years; microseconds in 64 bits cannot hold it.",
+                "Look for an absurd session_end, often an epoch in the wrong unit; see source.timestamp_formats.",
+                table="raw_events",
+            )
         columns = self.events.select(USER, START, END, VALUE)
         self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
         with ExitStack() as stack:
             lengths = _Durations(self._many, stack)
             for part in filling.durations(columns, self.rows, self._parts):
-                users.add(_sessions(part, precision, self.magnitude))
+                users.add(_sessions(part, precision, self.values.magnitude))
                 lengths.add(part.select("duration_us"))
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
         return users.in_order()
@@ -721,6 +731,11 @@ def fences(quartiles: Sequence[float], factor: float) -> tuple[float | None, flo
 
 
 # ---- Parts -------------------------------------------------------------------------------------------------------
+
+
+def _number(name: str) -> pl.Expr:
+    """A label as it is compared; Python's datetime, which times would become, ends with the year 9999."""
+    return pl.col(name).cast(pl.Int64) if name in (START, END) else pl.col(name)
 
 
 def _table(name: str, events: pl.LazyFrame) -> Table:

@@ -54,11 +54,13 @@ class Numbers:
         rows: with the nulls.
         count: without them.
         unique: different numbers.
+        whole: all are whole numbers.
     """
 
     rows: int
     count: int
     unique: int
+    whole: bool
     total: Fraction
     low: float | None
     high: float | None
@@ -117,23 +119,24 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
             stands once, a LazyFrame where they are scanned.
         unique: how many different numbers a LazyFrame holds.
     """
-    known, (rows, count, low, high) = _held(column) if isinstance(column, pl.DataFrame) else _scanned(column)
+    known, (rows, count, low, high, whole) = _held(column) if isinstance(column, pl.DataFrame) else _scanned(column)
     if not count:
-        return Numbers(rows, 0, 0, Fraction(0), None, None, (), None)
+        return Numbers(rows, 0, 0, True, Fraction(0), None, None, (), None)
     total = _total(known.lazy(), max(abs(low), abs(high)))
     if isinstance(known, pl.DataFrame):
         unique = known.height
     at = _order_statistics(known, sorted(_ranks(count)))
     quartiles = tuple(between(at[math.floor(h)], at[math.ceil(h)], float(h - math.floor(h))) for h in _places(count))
     std = _std(known.lazy(), count, float(total / count), (float(low), float(high)))
-    return Numbers(rows, count, unique or 0, total, low, high, quartiles, std)
+    return Numbers(rows, count, unique or 0, whole, total, low, high, quartiles, std)
 
 
 def _held(column: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Any, ...]]:
-    """The numbers without null, in order, and: rows, those without null, the lowest, the highest."""
+    """The numbers without null, in order, and: rows, those without null, the lowest, the highest, if all are whole."""
     known = column.sort(NUMBER, nulls_last=False).slice(column[NUMBER].null_count())
     number = known[NUMBER]
-    return known, (column[TIMES].sum(), known[TIMES].sum(), number.min(), number.max())
+    whole = bool((number == number.floor()).all())
+    return known, (column[TIMES].sum(), known[TIMES].sum(), number.min(), number.max(), whole)
 
 
 def _scanned(column: pl.LazyFrame) -> tuple[pl.LazyFrame, tuple[Any, ...]]:
@@ -144,6 +147,7 @@ def _scanned(column: pl.LazyFrame) -> tuple[pl.LazyFrame, tuple[Any, ...]]:
         times.filter(number.is_not_null()).sum(),
         number.min().alias("low"),
         number.max().alias("high"),
+        (number == number.floor()).all().alias("whole"),
     )
     return column.filter(number.is_not_null()), _collected(figures).row(0)
 

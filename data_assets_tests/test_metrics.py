@@ -383,10 +383,14 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
         patch.setattr(quantities, "PIECE_ROWS", part_rows)
         patch.setattr(quantities, "SEGMENT_ROWS", part_rows)
         patch.setattr(metrics, "MOST_USERS", part_rows)
-        in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, Path(folder)))
-        assert not list(Path(folder).iterdir())
+        scratch, file = Path(folder) / "scratch", Path(folder) / "day.parquet"
+        raw.collect().write_parquet(file, row_group_size=part_rows)
+        in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, scratch))
+        by_footer = all_tables(raw, figures=metrics.DayFigures(pl.scan_parquet(file), mode, scratch, file))
+        assert not list(scratch.glob("*"))
     for name, table in all_tables(raw).items():
         assert_frame_equal(in_parts[name], table, check_exact=True)
+        assert_frame_equal(by_footer[name], table, check_exact=True)
     with engine.for_rows(0):
         of_few = all_tables(raw)
     for name, table in of_few.items():

@@ -15,6 +15,7 @@ import polars as pl
 
 from data_assets.engine import chosen
 from data_assets.metrics import STEPS_PER_DECADE
+from data_assets.quantities import NUMBER, TIMES
 from data_assets.report.model import Bin, Histogram
 from data_assets.report.text import finite
 
@@ -25,11 +26,6 @@ MOST_BINS = 40
 BINS_PER_DECADE = (40, 20, 16, 12, 10, 8, 6, 5, 4, 3, 2, 1)  # divisors of those that Lengths has
 MICROSECONDS = 1_000_000
 HUGE = 1e300  # from here on differences overflow
-
-
-def _counts(index: pl.LazyFrame) -> dict[int, int]:
-    found = index.group_by("bin").len().collect(engine=chosen())
-    return dict(zip(found["bin"].to_list(), found["len"].to_list(), strict=True))
 
 
 def duration_histogram(lengths: Lengths, median: float | None) -> Histogram:
@@ -58,14 +54,14 @@ def nice_step(span: float, most: int) -> float:
 
 def value_histogram(events: DayFigures, *, median: float | None, lower: float | None, upper: float | None) -> Histogram:
     """Values on a linear scale around the fences; what lies far beyond them is in the first and last bin."""
-    value = pl.col("value")
-    low, high, whole = (events.bounds[f"value {figure}"] for figure in ("min", "max", "whole"))
+    value, values = pl.col(NUMBER), events.values
+    low, high = finite(values.low), finite(values.high)
     bins: list[Bin] = []
     is_open_low = is_open_high = False
-    if finite(low) is not None and finite(high) is not None:
+    if low is not None and high is not None:
         first, last = _range(low, high, lower, upper)
         step = nice_step(last - first, 32)
-        if whole and step:
+        if values.whole and step:
             step = max(step, 1.0)
         is_drawable = step and first + step != first and last + step != last and max(abs(first), abs(last)) < HUGE
         if not is_drawable:
@@ -77,7 +73,8 @@ def value_histogram(events: DayFigures, *, median: float | None, lower: float | 
             # Halved: the difference of two finite numbers may be infinite, that of their halves is not.
             halves = (value / 2 - first / 2) / step * 2
             place = halves.floor().clip(0, size - 1).cast(pl.Int32)
-        counts = _counts(events.events.select(value).drop_nulls().select(place.alias("bin")))
+        placed = events.counted_values.drop_nulls().group_by(place.alias("bin")).agg(pl.col(TIMES).sum())
+        counts = dict(placed.collect(engine=chosen()).iter_rows())
         edges = [first + i * step for i in range(size + 1)]
         bins = [Bin(a, b, counts.get(i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
         is_open_low, is_open_high = low < first, bool(step) and high >= edges[-1]
