@@ -34,13 +34,15 @@ def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None) -> I
         rows: how many they are.
         scratch: where the parts are kept meanwhile; without it the day is one part.
 
-    Yields:
+    Returns:
         Every row and column of ``events``, in no promised order, with ``session_end`` filled and ``duration_us``
         (int64, microseconds, null where there is no end) added in place of any source column of that name.
     """
-    duration = (pl.col(END) - pl.col(START)).dt.total_microseconds().alias("duration_us")
-    for part in _parts(events, rows, scratch):
-        yield filled(part).with_columns(duration)
+    return map(_timed, _parts(events, rows, scratch))  # which holds no part while the next is read
+
+
+def _timed(part: pl.DataFrame) -> pl.DataFrame:
+    return filled(part).with_columns(duration_us=(pl.col(END) - pl.col(START)).dt.total_microseconds())
 
 
 def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl.DataFrame]:

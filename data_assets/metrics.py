@@ -263,6 +263,7 @@ class DayFigures:
             for part in filling.durations(columns, self.rows, self._parts):
                 users.add(_sessions(part, precision, self.values.magnitude))
                 lengths.add(part.select("duration_us"))
+                del part  # before the next is read
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
         return users.in_order()
 
