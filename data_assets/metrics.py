@@ -24,6 +24,7 @@ of some users at a time; a day of up to ten million rows may be one such part.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import shutil
 import tempfile
@@ -144,7 +145,10 @@ class DayFigures:
 
     @cached_property
     def bounds(self) -> dict[str, Any]:
-        """By label and figure, as ``user_id min``: count, nulls, min, max. Times are microseconds since 1970."""
+        """By label and figure, as ``user_id min``: count, nulls, min, max; of few rows unique too.
+
+        Times are microseconds since 1970.
+        """
         told: dict[str, tuple[Any, ...]] = {}
         if self._file is not None:
             told |= whole_numbers(self._file, (USER, START, END))
@@ -157,7 +161,9 @@ class DayFigures:
                 ("nulls", pl.col(name).null_count()),
                 ("min", _number(name).min()),
                 ("max", _number(name).max()),
+                ("unique", pl.col(name).drop_nulls().n_unique()),
             )
+            if figure != "unique" or chosen() == "in-memory"  # of few rows: a query of its own costs more
         }
         bounds = self.events.select(**figures).collect(engine=chosen()).row(0, named=True)
         known = self.types.drop_nulls()[TYPE]
@@ -192,8 +198,12 @@ class DayFigures:
         column = self.events.select(VALUE)
         count = quantities.frequencies if self._many is None else quantities.few_frequencies
         held = count(column, self.rows)
-        known = column.select(pl.first().alias(NUMBER)) if held is None else held.lazy()
-        if not known.select(pl.col(NUMBER).is_finite().all()).collect(engine=chosen()).item():
+        is_finite = (
+            column.select(pl.first().is_finite().all()).collect(engine=chosen()).item()
+            if held is None
+            else held[NUMBER].is_finite().all()
+        )
+        if not is_finite:
             raise ContractError(
                 f"{VALUE}: a value is infinite or not a number.",
                 "ingest quarantines such rows; was the partition written by something else? "
@@ -228,7 +238,8 @@ class DayFigures:
             return self._left_by_sessions[2]
         if label == TYPE:
             return self.types.drop_nulls().height
-        return quantities.count_distinct(self.events.select(label), self.rows, self._many)
+        known = self.bounds.get(f"{label} unique")
+        return quantities.count_distinct(self.events.select(label), self.rows, self._many) if known is None else known
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
@@ -762,8 +773,11 @@ def _summary_of_labels(figures: DayFigures) -> list[tuple[object, ...]]:
         found = figures.bounds[f"{name} {figure}"]
         if found is None or name not in (START, END):
             return None if found is None else str(found)
-        text = pl.select(pl.lit(found, pl.Int64).cast(pl.Datetime("us")).dt.to_string("%Y-%m-%dT%H:%M:%S%.6f")).item()
-        return str(text).removesuffix(".000000")
+        try:
+            return (dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=found)).isoformat()  # noqa: DTZ001 - the day's
+        except OverflowError:  # Python's years end with 9999
+            text = pl.select(pl.lit(found, pl.Int64).cast(pl.Datetime("us")).dt.to_string("%Y-%m-%dT%H:%M:%S%.6f"))
+            return str(text.item()).removesuffix(".000000")
 
     none = (None, None, None)
     return [
