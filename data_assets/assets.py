@@ -240,6 +240,7 @@ class _Figures:
         self.config = config
         self.decisions: dict[str, memory.Decision] = {}
         self._known: dict[str, metrics.DayFigures] = {}
+        self._latest: metrics.DayFigures | None = None
         self._held = 0
         self._available: int | None = None
 
@@ -259,9 +260,12 @@ class _Figures:
             self.decisions[day] = decision = self._decide(events, rows)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
-            is_whole = version is not None and plan.startswith("Parquet SCAN") and version.path.name in plan
-            file = version.path if version is not None and is_whole else None
-            known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir, file)
+            # Of few rows a query is quicker than a footer; and the version that is current may not be the one loaded.
+            is_told = rows > FEW_ROWS and plan.startswith("Parquet SCAN")
+            file = version.path if version is not None and is_told and version.path.name in plan else None
+            if self._latest is not None:  # of many days together the counts would come to gigabytes
+                self._latest.forget_counts()
+            self._latest = known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir, file)
             if VERSIONS in plan:
                 self._known[plan] = known
         return known

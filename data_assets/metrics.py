@@ -123,6 +123,8 @@ class Lengths:
 class DayFigures:
     """What several tables of a day rest on, found out when first asked for and then kept: a few numbers, no rows.
 
+    And until :meth:`forget_counts` how often each value occurs, where few are different.
+
     Args:
         events: raw_events of one day.
         mode: how, see ``memory.py``.
@@ -166,9 +168,9 @@ class DayFigures:
             if figure != "unique" or chosen() == "in-memory"  # of few rows: a query of its own costs more
         }
         bounds = self.events.select(**figures).collect(engine=chosen()).row(0, named=True)
-        known = self.types.drop_nulls()[TYPE]
-        count = int(self.types.drop_nulls()["count"].sum())
-        told[TYPE] = (count, self.rows - count, known.min(), known.max())
+        known = self.types.drop_nulls()  # counted anew each time where they are many
+        count = int(known["count"].sum())
+        told[TYPE] = (count, self.rows - count, known[TYPE].min(), known[TYPE].max())
         for name, figure in told.items():
             bounds |= zip((f"{name} {what}" for what in ("count", "nulls", "min", "max")), figure, strict=True)
         return bounds
@@ -210,17 +212,20 @@ class DayFigures:
                 "Materialize raw_events again.",
                 table="raw_events",
             )
-        if held is not None:
-            self._counted = held if held.height <= MOST_COUNTED else None
-            return quantities.describe(held)
-        unique = quantities.count_distinct(column, self.rows, self._many)
-        return quantities.describe(quantities.one_by_one(column), unique)
+        if held is None:
+            unique = quantities.count_distinct(column, self.rows, self._many)
+            return quantities.describe(quantities.one_by_one(column), unique)
+        self._counted = held if held.height <= MOST_COUNTED else None
+        return quantities.describe(held)
 
     @property
     def counted_values(self) -> pl.LazyFrame:
-        """The values as ``number`` with how often each occurs as ``times``, perhaps more than once. Kept when few."""
-        counted = self._counted if self.values.rows else None
-        return quantities.one_by_one(self.events.select(VALUE)) if counted is None else counted.lazy()
+        """The values as ``number`` with how often each occurs as ``times``, perhaps more than once."""
+        return quantities.one_by_one(self.events.select(VALUE)) if self._counted is None else self._counted.lazy()
+
+    def forget_counts(self) -> None:
+        """Let go of the counted values, which are no few numbers; whoever asks for them again has them scanned."""
+        self._counted = None
 
     @property
     def durations(self) -> Numbers:

@@ -756,53 +756,52 @@ def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
     extremes leave it out, what is not a number, as it might be there. ``None`` where the footer does not tell, or of no
     number.
     """
-    from pyarrow import parquet
-
-    footer = parquet.read_metadata(path)
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    schema = [footer.schema.column(place) for place in range(footer.num_columns)]
-    places = {column.path: place for place, column in enumerate(schema)}
+    told = _statistics(path)
     columns = {}
     for name in names:
-        if name not in places:
+        if name not in told:
             return None
-        place = places[name]
-        found = [group.column(place).statistics for group in groups]
+        column, found = told[name]
         if not all(s is not None and s.has_null_count for s in found):
             return None
         known: list[float] = []
-        if schema[place].physical_type in _NUMBERS and schema[place].logical_type.type in {"NONE", "INT"}:
+        if column.physical_type in _NUMBERS and column.logical_type.type in {"NONE", "INT"}:
             known = [end for s in found if s.has_min_max for end in (s.min, s.max)]
             if not known or not all(s.has_min_max or not s.num_values for s in found):
                 return None
-            known += [math.nan] if schema[place].physical_type in _FLOATS else []
+            known += [math.nan] if column.physical_type in _FLOATS else []
         columns[name] = pl.Series(name, [*known, None] if any(s.null_count for s in found) else known)
     return columns
 
 
 def whole_numbers(path: Path, names: Sequence[str]) -> dict[str, tuple[int, int, int | None, int | None]]:
-    """Of columns of signed whole numbers or times: how many there are, nulls, the lowest, the highest; by the footer.
+    """Of columns of whole numbers or times: how many there are, nulls, the lowest, the highest; by the footer.
 
     Times are told in their unit since 1970. A column of another type, or of which the footer tells less, is left out.
     """
-    from pyarrow import parquet
-
-    footer = parquet.read_metadata(path)
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     columns = {}
-    for place in range(footer.num_columns):
-        column = footer.schema.column(place)
-        found = [group.column(place).statistics for group in groups]
-        is_known = all(s is not None and s.has_null_count and (s.has_min_max or not s.num_values) for s in found)
-        if column.path in names and column.physical_type == "INT64" and is_known:
+    for name, (column, found) in _statistics(path).items():
+        is_number = column.physical_type == "INT64" and column.logical_type.type in {"NONE", "INT", "TIMESTAMP"}
+        is_told = all(s is not None and s.has_null_count and (s.has_min_max or not s.num_values) for s in found)
+        if name in names and is_number and is_told:
             ends = [(s.min_raw, s.max_raw) for s in found if s.num_values]
-            columns[column.path] = (
+            columns[name] = (
                 sum(s.num_values for s in found),
                 sum(s.null_count for s in found),
                 min((low for low, _ in ends), default=None),
                 max((high for _, high in ends), default=None),
             )
     return columns
+
+
+def _statistics(path: Path) -> dict[str, tuple[Any, list[Any]]]:
+    """By column of a Parquet file its type and what the footer tells of each row group, as pyarrow has them."""
+    from pyarrow import parquet
+
+    footer = parquet.read_metadata(path)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    columns = [footer.schema.column(place) for place in range(footer.num_columns)]
+    return {c.path: (c, [group.column(place).statistics for group in groups]) for place, c in enumerate(columns)}
 
 
 @contextlib.contextmanager
