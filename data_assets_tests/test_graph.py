@@ -24,14 +24,14 @@ import pytest
 from click.testing import CliRunner
 from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter, build_schedule_context
 
-from data_assets import checks, engine, ingest, staging
+from data_assets import checks, engine, ingest, metrics, staging
 from data_assets.cli import main
 from data_assets.config import COLUMNS, load_config
 from data_assets.contracts import REASONS
 from data_assets.definitions import TABLES_WITH_DAYS, build_definitions
 from data_assets.jobs import RANGE_END, RANGE_START, range_tags
 from data_assets.report import text
-from data_assets.storage import REFUSED, scratch_folder
+from data_assets.storage import REFUSED, scratch_folder, whole_numbers
 from data_assets_tests import oracle
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -268,10 +268,14 @@ def test_same_input_same_bytes_whatever_the_order_the_folder_and_the_way(
         monkeypatch.setattr("data_assets.memory.EAGER_ROWS", -1)
         monkeypatch.setattr("data_assets.storage.MOST_AT_ONCE", 2)
         monkeypatch.setattr("data_assets.storage.BATCH", 2)
+    asked: list[Path] = []
+    monkeypatch.setattr(metrics, "whole_numbers", lambda path, names: asked.append(path) or whole_numbers(path, names))
     source = shutil.copytree(made.root, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("data"))
     other = project_at(source, source)
     for day in reversed(DAYS):
         assert other.run(day).success
+    days = reversed(DAYS) if length == "many rows" else []
+    assert asked == [other.lake.current("raw_events", day).path for day in days]  # the footer, once a day
     assert ("lazy" in metadata(other, "session_metrics", DAYS[0])["memory"]) == (length == "many rows")
     ours, theirs = partition_bytes(made), partition_bytes(other)
     assert len(ours) == len(LAKE) * len(DAYS)

@@ -397,6 +397,21 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
         assert_frame_equal(in_parts[name], table, check_exact=True)
 
 
+def test_counted_values_are_let_go_of_and_scanned_anew():
+    raw = frame(*(event(value=value) for value in (1.5, 2.0, 1.5, None)))
+    figures = metrics.DayFigures(raw)
+    assert figures.values.count == 3
+
+    def held_rows():
+        counted = figures.counted_values.collect().group_by("number").agg(pl.col("times").sum()).sort("number")
+        assert counted.rows() == [(None, 1), (1.5, 2), (2.0, 1)]
+        return figures.counted_values.collect().height
+
+    assert held_rows() == 3
+    figures.forget_counts()
+    assert held_rows() == 4
+
+
 def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, tmp_path):
     monkeypatch.setattr(filling, "PART_ROWS", 100)
     users = pl.DataFrame({"user_id": range(20_000)})
