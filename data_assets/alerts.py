@@ -349,11 +349,11 @@ def _samples(config: PipelineConfig, cause: Cause) -> list[str]:
     if not config.alerts.include_samples or cause.condition != "quarantine_rate" or not cause.days:
         return []
     day = dt.date.fromisoformat(cause.days[-1])
-    records = quarantine.find(Lake(config.lake_dir), quarantine.Filters(first=day, last=day)).head(SAMPLES).collect()
+    found = quarantine.find(Lake(config.lake_dir), quarantine.Filters(first=day, last=day))
     return [
         f"{visible(row['source_file'], 80)}, line {row['source_line']} ({', '.join(row['reasons'])}): "
         f"{visible(row['record'] or '', 200)}"
-        for row in records.to_dicts()
+        for row in found.head(SAMPLES).collect(engine="streaming").to_dicts()
     ]
 
 

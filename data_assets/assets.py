@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -646,11 +647,13 @@ def _session_metrics(
             events = _need("raw_events", raw_events, day, log)
             of_day = figures.of(events, day)
             users = metrics.session_metrics(of_day.events, config.precision, of_day)
+            few = users.collect(engine=chosen()) if of_day.rows <= FEW_ROWS else None
+            users = users if few is None else few.lazy()
             sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine=chosen())
             count, sessions, anomalies = sums.row(0)
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
-                users,
+                users if few is None else few,
                 [checks.contract(table, users), agree],
                 {
                     "users": count,
@@ -686,7 +689,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
             found = metrics.outliers(of_day.events, config.outliers.factor, of_day)
             made = _made_once(table, found, of_day, scratch / day)
             rows = made.frame
-            fences = rows.select("iqr_lower", "iqr_upper").head(1).collect().to_dicts()
+            fences = rows.select("iqr_lower", "iqr_upper").head(1).collect(engine=chosen()).to_dicts()
             return Computed(
                 made,
                 [checks.contract(table, rows, made.ready), checks.outside_fences(rows)],
@@ -710,7 +713,7 @@ def _event_distribution(
 
         def compute(day: str) -> Computed:
             of_day = figures.of(_need("raw_events", raw_events, day, log), day)
-            types = metrics.event_distribution(of_day.events, of_day).collect()
+            types = metrics.event_distribution(of_day.events, of_day).collect(engine=chosen())
             counted = ("counted events", int(types["count"].sum()))
             found = [
                 checks.contract(table, types.lazy()),
@@ -719,7 +722,7 @@ def _event_distribution(
             ]
             shown: dict[str, Any] = {"event_types": types.height}
             if types.height:
-                top = types.head(8).select("event_type", "count", "proportion").iter_rows()
+                top = types.head(8).select_seq("event_type", "count", "proportion").iter_rows()
                 records = [
                     TableRecord({"event_type": visible(kind, 60), "count": count, "proportion": share})
                     for kind, count, share in top
@@ -743,13 +746,13 @@ def _summary_statistics(
 
         def compute(day: str) -> Computed:
             of_day = figures.of(_need("raw_events", raw_events, day, log), day)
-            statistics = metrics.summary_statistics(of_day.events, of_day).collect()
+            statistics = metrics.summary_statistics(of_day.events, of_day).collect(engine=chosen())
             counts = checks.column_counts(statistics, of_day.rows)
-            value = statistics.filter(pl.col("column_name") == "value").select("mean", "p50").to_dicts()[0]
+            value = next(row for row in statistics.iter_rows(named=True) if row["column_name"] == "value")
             return Computed(
                 statistics,
                 [checks.contract(table, statistics.lazy()), counts],
-                {f"value_{name}": figure for name, figure in value.items() if figure is not None},
+                {f"value_{name}": value[name] for name in ("mean", "p50") if value[name] is not None},
             )
 
         yield from _compute_days(context, config, table, compute)
@@ -784,7 +787,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
                 counts=counts,
                 precision=config.precision,
                 figures=of_day,
-            ).collect()
+            ).collect(engine=chosen())
             kpis = row.to_dicts()[0]
             shown = {name: figure for name, figure in kpis.items() if figure is not None}
             shown["late_share"] = _late_share(kpis)
@@ -863,7 +866,7 @@ def _write_reports(
 ) -> Iterator[Any]:
     log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
     history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(lake)
-    landed, by_day = landing.landed_days(ledger), landing.by_day(ledger)
+    landed, by_day, dates = landing.landed_days(ledger), landing.by_day(ledger), history["date"].to_list()
     for day in context.partition_keys:
         progress.step("daily_report", day)
         try:
@@ -874,16 +877,16 @@ def _write_reports(
             log.record("daily_report", day, (), str(problem))
             continue
         this = dt.date.fromisoformat(day)
-        before = history.filter(
-            pl.col("date").is_between(this - dt.timedelta(days=config.trend_days), this, closed="left")
-        )
+        first, end = (bisect_left(dates, day) for day in (this - dt.timedelta(days=config.trend_days), this))
+        before = history.slice(first, end - first)
         made = lake.current("raw_events", day)
         rows, notes = (made.rows, made.notes) if made else (0, {})
         with telemetry.timed(day), for_rows(rows):
             if rows <= FEW_ROWS:
                 found |= {name: found[name].collect(engine=chosen()).lazy() for name in ("session_metrics", "outliers")}
             events = figures.of(found["raw_events"], day)
-            built = report.build(_day_input(config, this, found, events, before, notes, by_day[this], landed))
+            given = _day_input(config, this, found, events, before, notes, by_day[this], landed)
+            built = report.build(given)
             if _stored(config, day, "outliers") > ROW_GROUP:
                 built = replace(built, csvs={**built.csvs, "outliers.csv": _by_row_group(found["outliers"])})
             report.write(built, config.reports_dir / day)
@@ -892,7 +895,7 @@ def _write_reports(
         log.finish(day, notes["fingerprint"])
         outcome.frames[day] = None
         context.add_asset_metadata(
-            _report_metadata(config, day, built, before, found["daily_kpis"]),
+            _report_metadata(config, day, built, given),
             asset_key="daily_report",
             partition_key=day,
         )
@@ -912,8 +915,8 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
 ) -> report.DayInput:
     """What the report tells of a day; ``of_day``: its rows of the ledger; ``landed``: days that have rows."""
     log, impact = DayLog(config.lake_dir), cleaning.noted_impact(notes)
-    kpis = found["daily_kpis"].collect().to_dicts()[0]
-    lanes = of_day.select("path", "content_hash", "lane", "lane_reason")
+    kpis = found["daily_kpis"].collect(engine=chosen()).to_dicts()[0]
+    lanes = of_day.select_seq("path", "content_hash", "lane", "lane_reason")
     repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
         report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
@@ -928,8 +931,8 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
         trend_days=config.trend_days,
         session_metrics=found["session_metrics"],
         outliers=found["outliers"],
-        event_distribution=found["event_distribution"].collect(),
-        summary_statistics=found["summary_statistics"].collect(),
+        event_distribution=found["event_distribution"].collect(engine=chosen()),
+        summary_statistics=found["summary_statistics"].collect(engine=chosen()),
         events=events,
         quarantine_reasons=count_reasons(found["quarantined_events"])
         if kpis["quarantined"]
@@ -951,11 +954,8 @@ def _by_row_group(scan: pl.LazyFrame) -> pl.LazyFrame:
     return in_pieces(scan, (min(ROW_GROUP, rows - first) for first in range(0, rows, ROW_GROUP)))
 
 
-def _report_metadata(
-    config: PipelineConfig, day: str, built: report.Report, before: pl.DataFrame, kpis: pl.LazyFrame
-) -> dict[str, Any]:
-    figures = kpis.collect().to_dicts()[0]
-    valid = [*before["valid"].to_list(), figures["valid"]]
+def _report_metadata(config: PipelineConfig, day: str, built: report.Report, given: report.DayInput) -> dict[str, Any]:
+    valid = [*given.history["valid"].to_list(), given.kpis["valid"]]
     return {
         "verdict": built.verdict,
         "summary": MetadataValue.text(built.sentence),
@@ -964,7 +964,7 @@ def _report_metadata(
         "durations": MetadataValue.md(_bins(built, "duration_histogram")),
         "values": MetadataValue.md(_bins(built, "value_histogram")),
         **_numbers(built),
-        "late_share": _late_share(figures),
+        "late_share": _late_share(given.kpis),
         "html_bytes": len(built.html.encode()),
         "path": MetadataValue.path(str(config.reports_dir / day / "report.html")),
     }

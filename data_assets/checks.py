@@ -321,18 +321,18 @@ def conservation(by_file: pl.DataFrame) -> Finding:
     Args:
         by_file: ``path``, ``rows``, ``valid``, ``quarantined``, ``duplicate``; one row per file of the day.
     """
-    accounted = pl.col("valid") + pl.col("quarantined") + pl.col("duplicate")
-    wrong = by_file.filter(pl.col("rows") != accounted)
-    total = by_file.select(pl.sum("rows", "valid", "quarantined", "duplicate")).row(0)
+    accounted = by_file["valid"] + by_file["quarantined"] + by_file["duplicate"]
+    is_wrong = by_file["rows"] != accounted
+    total = by_file.select_seq(pl.sum("rows", "valid", "quarantined", "duplicate")).row(0)
     sums = f"{total[0]:,} rows in = {total[1]:,} valid + {total[2]:,} quarantined + {total[3]:,} duplicates"
-    if wrong.is_empty():
+    if not is_wrong.any():
         return Finding("conservation", passed=True, observed=sums)
-    first = wrong.row(0, named=True)
+    first = by_file.filter(is_wrong).row(0, named=True)
     return Finding(
         "conservation",
         passed=False,
         observed=(
-            f"{sums.replace('=', 'against')}; {wrong.height} of {by_file.height} files do not add up, first "
+            f"{sums.replace('=', 'against')}; {is_wrong.sum()} of {by_file.height} files do not add up, first "
             f"{visible(first['path'])} with {first['rows']:,} rows against "
             f"{first['valid'] + first['quarantined'] + first['duplicate']:,}. It may have changed while it was read."
         ),
@@ -402,7 +402,7 @@ def _and_more(count: int) -> str:
 
 def quarantine_rate(by_file: pl.DataFrame, limit: float) -> Finding:
     """Is the share of quarantined rows at most ``limit``? A day without rows passes."""
-    rows, refused = by_file.select(pl.sum("rows", "quarantined")).row(0)
+    rows, refused = by_file.select_seq(pl.sum("rows", "quarantined")).row(0)
     rate = refused / rows if rows else 0.0
     observed = f"{rate:.2%} of {rows:,} rows (limit {limit:.2%})"
     return Finding(QUARANTINE_RATE, rate <= limit, observed, figures={"share": round(rate, 6)})
@@ -415,7 +415,7 @@ def schema_drift(files: pl.DataFrame) -> Finding:
         files: the ledger's rows of the day, with ``path`` and ``drift``.
     """
     changes = [
-        (path, c) for path, text in files.select("path", "drift").iter_rows() for c in drift.changes_from_json(text)
+        (path, c) for path, text in files.select_seq("path", "drift").iter_rows() for c in drift.changes_from_json(text)
     ]
     if not changes:
         observed = f"{plural(files.height, 'file')} with the schema known before"
@@ -436,7 +436,7 @@ def equal(name: str, left: tuple[str, int], right: tuple[str, int]) -> Finding:
 def outside_fences(outliers: pl.LazyFrame) -> Finding:
     """Does every outlier lie outside the fences that its row states?"""
     inside = (pl.col("value") >= pl.col("iqr_lower")) & (pl.col("value") <= pl.col("iqr_upper"))
-    rows, wrong = outliers.select(pl.len(), inside.fill_null(value=True).sum()).collect(engine=chosen()).row(0)
+    rows, wrong = outliers.select_seq(pl.len(), inside.fill_null(value=True).sum()).collect(engine=chosen()).row(0)
     return Finding("outside_fences", passed=wrong == 0, observed=f"{rows - wrong:,} of {rows:,} outside their fences")
 
 
@@ -452,7 +452,8 @@ def proportions_sum_to_one(distribution: pl.DataFrame) -> Finding:
 
 def column_counts(statistics: pl.DataFrame, rows: int) -> Finding:
     """Do values and nulls of every described column add up to the rows?"""
-    wrong = statistics.filter(pl.col("count") + pl.col("null_count") != rows)["column_name"].to_list()
+    counted = statistics["count"] + statistics["null_count"]
+    wrong = statistics["column_name"].filter(counted != rows).to_list()
     observed = f"{statistics.height} columns of {rows:,} rows" + (f"; wrong: {', '.join(wrong)}" if wrong else "")
     return Finding("counts_equal_events", passed=not wrong, observed=observed)
 

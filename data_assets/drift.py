@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_assets.config import COLUMNS, read_settings
+from data_assets.engine import chosen
 from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import find, wanted_columns
@@ -193,7 +194,7 @@ def _sample(records: Records, relative: str, is_text: Mapping[str, bool], config
         text = pl.col(name).cast(pl.String)
         cell = pl.when(~text.str.strip_chars().is_in(nulls)).then(text.str.head(CELL_CHARACTERS))
         cells.append(cell.alias(name) if there else pl.col(name).is_null())
-    head = records.frame.head(limit).filter(~pl.col(MALFORMED) & ~records.empty).select(cells)
+    head = records.frame.head(limit).filter(~pl.col(MALFORMED) & ~records.empty).select_seq(cells)
     return collected([head], relative)[0]
 
 
@@ -234,7 +235,7 @@ def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
                 found[name] = family
     rest = [c for c in texts.columns if c not in found]
     formats = [f for f in config.source.timestamp_formats if f not in _EPOCHS]
-    counted = texts.select(_looks_like(pl.col(c), config).alias(c) for c in rest).row(0, named=True) if rest else {}
+    counted = texts.select_seq(_looks_like(pl.col(c), config).alias(c) for c in rest).row(0, named=True) if rest else {}
     for column, counts in counted.items():
         if formats:
             counts["time"] = max(counts["time"], _times(texts, column, formats))
@@ -261,7 +262,7 @@ def _looks_like(text: pl.Expr, config: PipelineConfig) -> pl.Expr:
 def _times(texts: pl.DataFrame, column: str, formats: Sequence[str]) -> int:
     """How many values of a column are times in the configured formats."""
     frame = values.time(texts.lazy().select(column), column, pl.String(), formats, "UTC")
-    return int(frame.select(pl.col(column).count()).collect().item())
+    return int(frame.select(pl.col(column).count()).collect(engine=chosen()).item())
 
 
 def _event_types(

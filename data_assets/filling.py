@@ -52,7 +52,7 @@ def _parts(events: pl.LazyFrame, rows: int, scratch: Path | None) -> Iterator[pl
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
     with parts_on_disk(events, rows, pl.col(USER).hash() % count, scratch) as parts:
         for part in parts:
-            of_part = part.select(pl.len()).collect().item()
+            of_part = part.select(pl.len()).collect(engine=chosen()).item()
             pieces = max(1, -(-of_part // (2 * PART_ROWS)))  # smaller ones cost more than they save
             for piece in range(pieces):  # to read a part again for each of them takes less memory than to hold it
                 wanted = pl.lit(value=True) if pieces == 1 else pl.col(USER).hash() // count % pieces == piece

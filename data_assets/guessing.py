@@ -305,7 +305,7 @@ def _swapped(form: str) -> str:
 def _read_as(column: pl.Series, form: str) -> float:
     """The share of values that read as times of a sane year."""
     formats = [form] if form else []
-    read = values.time(column.to_frame("x").lazy(), "x", column.dtype, formats, "UTC").collect()["x"]
+    read = values.time(column.to_frame("x").lazy(), "x", column.dtype, formats, "UTC").collect(engine="in-memory")["x"]
     return float((read.is_between(*_SANE)).sum() / read.len()) if read.len() else 0.0
 
 

@@ -442,7 +442,7 @@ def _read_file(
     )
     if by_day.is_empty():
         by_day = pl.DataFrame({"day": [home], "rows": [0]}, schema={"day": pl.Date, "rows": pl.Int64})
-    return by_day.select(
+    return by_day.select_seq(
         path=pl.lit(file.path),
         size=pl.lit(file.size, pl.Int64),
         mtime_ns=pl.lit(file.mtime_ns, pl.Int64),

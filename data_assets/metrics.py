@@ -167,10 +167,10 @@ class DayFigures:
             )
             if figure != "unique" or chosen() == "in-memory"  # of few rows: a query of its own costs more
         }
-        bounds = self.events.select(**figures).collect(engine=chosen()).row(0, named=True)
-        known = self.types.drop_nulls()  # counted anew each time where they are many
-        count = int(known["count"].sum())
-        told[TYPE] = (count, self.rows - count, known[TYPE].min(), known[TYPE].max())
+        bounds = self.events.select_seq(**figures).collect(engine=chosen()).row(0, named=True)
+        kinds, often = self.types.get_columns()  # counted anew each time where they are many
+        count = int(often.filter(kinds.is_not_null()).sum())
+        told[TYPE] = (count, self.rows - count, kinds.min(), kinds.max())
         for name, figure in told.items():
             bounds |= zip((f"{name} {what}" for what in ("count", "nulls", "min", "max")), figure, strict=True)
         return bounds
@@ -242,7 +242,7 @@ class DayFigures:
         if label == USER:
             return self._left_by_sessions[2]
         if label == TYPE:
-            return self.types.drop_nulls().height
+            return self.types[TYPE].count()
         known = self.bounds.get(f"{label} unique")
         return quantities.count_distinct(self.events.select(label), self.rows, self._many) if known is None else known
 
@@ -308,12 +308,12 @@ class _Users:
     def in_order(self) -> pl.LazyFrame:
         """All of them, sorted by user_id."""
         if not self._parts:
-            return pl.concat(self._held).sort(USER).lazy()
+            return pl.concat(self._held).sort(USER, multithreaded=False).lazy()
         self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
         self._held.clear()
         every = self._scan(self._parts)
         # Users come into the parts by chance, so the first one's stand for all.
-        some = self._scan(self._parts[:1]).select(pl.col(USER).sort()).collect().to_series()
+        some = self._scan(self._parts[:1]).select(pl.col(USER).sort()).collect(engine=chosen()).to_series()
         step = max(1, some.len() // len(self._parts))
         bounds = [None, *some.gather_every(step)[1:], None]
         user, sorted_ones = pl.col(USER), []
@@ -385,7 +385,7 @@ class _Durations:
         place = (us.cast(pl.Float64).log(10) * STEPS_PER_DECADE).floor().cast(pl.Int32).alias("step")
         bounds, steps = pl.collect_all(
             [
-                self._all().select(
+                self._all().select_seq(
                     low=us.filter(us > 0).min(), high=us.filter(us > 0).max(), others=times.filter(us <= 0).sum()
                 ),
                 self._all().filter(us > 0).group_by(place).agg(times.sum()),
@@ -393,7 +393,7 @@ class _Durations:
             engine=chosen(),
         )
         low, high, others = bounds.row(0)
-        return Lengths(low, high, others, dict(steps.sort("step").iter_rows()))
+        return Lengths(low, high, others, dict(steps.sort("step", multithreaded=False).iter_rows()))
 
 
 def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | None = None) -> pl.LazyFrame:
@@ -419,7 +419,7 @@ def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | 
 def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataFrame:
     """Rows of session_metrics for some users, in no promised order."""
     duration = pl.col("duration_us")
-    longest, shortest = timed.select(duration.max().alias("max"), duration.min().alias("min")).row(0)
+    longest, shortest = timed.select_seq(duration.max().alias("max"), duration.min().alias("min")).row(0)
     is_long = max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
     is_large = (magnitude + 1) * FIXED * timed.height >= INT64_MAX // 2
     per_user = (
@@ -444,7 +444,7 @@ def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataF
         total = total + pl.col("huge_total").fill_null(0.0)
         mean = pl.when(pl.col("huge_total").is_null()).then(mean).otherwise(total / pl.col("valued"))
     seconds = pl.col("duration_sum").cast(pl.Int128).cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)
-    return per_user.select(
+    return per_user.select_seq(
         USER,
         "total_sessions",
         rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
@@ -477,7 +477,7 @@ def outliers(events: pl.LazyFrame, factor: float, figures: DayFigures | None = N
             score = value / of_day.std - median / of_day.std
     else:
         score = pl.lit(None, pl.Float64)
-    frame = events.filter((value < lower) | (value > upper)).with_columns(
+    frame = events.filter((value < lower) | (value > upper)).with_columns_seq(
         rounded(score, SUMMARY_DECIMALS).alias("outlier_score"),
         lower.alias("iqr_lower"),
         upper.alias("iqr_upper"),
@@ -498,14 +498,14 @@ def event_distribution(events: pl.LazyFrame, figures: DayFigures | None = None) 
         The table event_distribution, by count descending, then name.
     """
     contract = _table("event_distribution", events)
-    counts = (figures or DayFigures(events)).types.sort("count", TYPE, descending=[True, False])
+    counts = (figures or DayFigures(events)).types.sort("count", TYPE, descending=[True, False], multithreaded=False)
     if counts.is_empty():
         return contract.empty().lazy()
     n, k = int(counts["count"].sum()), counts.height
     squares = sum(c * c for c in counts["count"].to_list())
     chi_square = (k * squares - n * n) / n  # whole numbers until the division
     v = math.sqrt(chi_square / (n * (k - 1))) if k > 1 else None
-    frame = counts.lazy().with_columns(
+    frame = counts.lazy().with_columns_seq(
         rounded(pl.col("count") / n, PROPORTION_DECIMALS).alias("proportion"),
         rounded(pl.col("count").cum_sum() / n, PROPORTION_DECIMALS).alias("cumulative"),
         rounded(pl.lit(chi_square), SUMMARY_DECIMALS).alias("chi_square"),
@@ -534,7 +534,8 @@ def summary_statistics(events: pl.LazyFrame, figures: DayFigures | None = None) 
         _summary_of_numbers("duration", known.durations, SECOND_US),
     ]
     contract = _table("summary_statistics", events)
-    return contract.conform(pl.LazyFrame(rows, schema=contract.schema, orient="row").sort("column_name"))
+    rows.sort(key=lambda row: str(row[0]))
+    return contract.conform(pl.LazyFrame(rows, schema=contract.schema, orient="row"))
 
 
 def daily_kpis(
@@ -561,7 +562,7 @@ def daily_kpis(
     Returns:
         The table daily_kpis: one row, also for a day without events; figures over nothing are null.
     """
-    of_users = sessions.select(
+    of_users = sessions.select_seq(
         pl.len().alias("users"), pl.col("total_sessions").sum(), pl.col("anomaly_count").sum()
     ).collect(engine=chosen())
     users, total_sessions, anomalies = of_users.row(0)

@@ -331,7 +331,10 @@ def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
         scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         step = (rows - PARQUET_SLICE_ROWS) // (PARQUET_SLICES - 1)
         target = folder / "sample.parquet"
-        slices = [scan.slice(number * step, PARQUET_SLICE_ROWS).collect() for number in range(PARQUET_SLICES)]
+        slices = [
+            scan.slice(number * step, PARQUET_SLICE_ROWS).collect(engine="streaming")
+            for number in range(PARQUET_SLICES)
+        ]
         pl.concat(slices).write_parquet(target)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, pa.ArrowException) as problem:
         raise columnar.unreadable(relative, problem) from problem

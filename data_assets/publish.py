@@ -449,7 +449,7 @@ def _batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     A slice at a time, which a scan of Parquet answers with one row group: ``collect_batches`` reads ahead of a server
     that is slower than the disk, and its memory grows with the day.
     """
-    for first in range(0, rows.select(pl.len()).collect().item(), ROW_GROUP):
+    for first in range(0, rows.select(pl.len()).collect(engine="streaming").item(), ROW_GROUP):
         batch = rows.slice(first, ROW_GROUP).collect(engine="streaming")
         pieces = max(math.ceil(batch.height / BATCH_ROWS), math.ceil(batch.estimated_size() / BATCH_BYTES))
         yield from batch.iter_slices(max(1, math.ceil(batch.height / max(pieces, 1))))
@@ -463,7 +463,9 @@ def _copy(
     from psycopg import sql
 
     newest = pl.CompatLevel.newest()  # string views: one copy of every text less
-    encoder = ArrowToPostgresBinaryEncoder(rows.head(0).collect().to_arrow(compat_level=newest).schema)
+    encoder = ArrowToPostgresBinaryEncoder(
+        rows.head(0).collect(engine="in-memory").to_arrow(compat_level=newest).schema
+    )
     sums = Sums(wanted)
     names = sql.SQL(", ").join(sql.Identifier(c.name) for c in wanted)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(name, names)

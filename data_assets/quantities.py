@@ -133,7 +133,7 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
 
 def _held(column: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Any, ...]]:
     """The numbers without null, in order, and: rows, those without null, the lowest, the highest, if all are whole."""
-    known = column.sort(NUMBER, nulls_last=False).slice(column[NUMBER].null_count())
+    known = column.sort(NUMBER, nulls_last=False, multithreaded=False).slice(column[NUMBER].null_count())
     number = known[NUMBER]
     whole = bool((number == number.floor()).all())
     return known, (column[TIMES].sum(), known[TIMES].sum(), number.min(), number.max(), whole)
@@ -142,7 +142,7 @@ def _held(column: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Any, ...]]:
 def _scanned(column: pl.LazyFrame) -> tuple[pl.LazyFrame, tuple[Any, ...]]:
     """The same, in no order."""
     number, times = pl.col(NUMBER), pl.col(TIMES)
-    figures = column.select(
+    figures = column.select_seq(
         times.sum().alias("rows"),
         times.filter(number.is_not_null()).sum(),
         number.min().alias("low"),
@@ -291,7 +291,7 @@ def _std(known: pl.LazyFrame, count: int, mean: float, bounds: tuple[float, floa
     center = min(max(mean, low), high) * shrink
     exponent = max(math.frexp(max(high * shrink - center, center - low * shrink))[1], -1000)
     deviation = (pl.col(NUMBER).cast(pl.Float64) * shrink - center) * math.ldexp(1.0, -exponent)
-    first, second = _collected(known.select(moments(deviation, pl.col(TIMES)))).row(0)
+    first, second = _collected(known.select_seq(moments(deviation, pl.col(TIMES)))).row(0)
     return double(Fraction(scaled_std(first, second, count)) * Fraction(2) ** exponent / Fraction(shrink))
 
 

@@ -78,8 +78,8 @@ def sums(by_file: pl.DataFrame) -> dict[str, int]:
     And ``late_max_days``, by how many days the latest are late, and ``late_row_days``, those days of all late rows
     added up.
     """
-    days = pl.col("late_days").filter(pl.col("late") > 0)
-    totals = by_file.select(
+    days = pl.when(pl.col("late") > 0).then("late_days")
+    totals = by_file.select_seq(
         pl.sum("rows").alias("rows_in"),
         pl.sum("valid", "quarantined", "duplicate", "late"),
         days.max().fill_null(0).alias("late_max_days"),
@@ -137,7 +137,7 @@ def stage(
         is_all &= config.source.deduplicate == "none" and lookup is None
         try:
             with telemetry.timed(str(path)):
-                home, digest, mapping = group.select("home_day", "content_hash", "mapping").row(0)
+                home, digest, mapping = group.select_seq("home_day", "content_hash", "mapping").row(0)
                 records = take_split(config, str(path), digest, mapping, folder)
                 if records is not None:
                     ingest.finish_split(records, str(path), home, wanted, config, folder)

@@ -11,6 +11,7 @@ pointer once and then holds names that never change, so it sees the old day or t
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import math
@@ -666,10 +667,10 @@ def _dated(
     held: list[pl.DataFrame] = []
     for day, frame in frames.items():
         rows[day] = 0
-        date = pl.Series("date", [day]).str.to_date("%Y-%m-%d")
+        date = pl.Series("date", [dt.date.fromisoformat(day)])
         there = contract.conform(frame.lazy(), day)
         if isinstance(frame, pl.DataFrame):
-            batches: Iterable[pl.DataFrame] = there.collect().iter_slices(BATCH)
+            batches: Iterable[pl.DataFrame] = there.collect(engine="in-memory").iter_slices(BATCH)
         else:
             batches = there.collect_batches(chunk_size=BATCH, maintain_order=True)
         for batch in batches:

@@ -106,6 +106,20 @@ def test_nobody_catches_everything(path: Path) -> None:
                 assert isinstance(node.body[-1], ast.Raise), f"line {node.lineno}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_query_names_its_engine(path: Path) -> None:
+    """Polars streams where nobody says otherwise, and only to begin takes 0.8 ms: of few rows, 30 times the query."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("collect", "collect_all")
+    ]
+    silent = [call.lineno for call in calls if "engine" not in {keyword.arg for keyword in call.keywords}]
+    assert silent == []
+
+
 def test_importing_definitions_reads_nothing_and_leaves_the_heavy_libraries_out(tmp_path: Path) -> None:
     """In a fresh interpreter, in an empty folder, with a configuration that would fail if it were read."""
     (tmp_path / "pipeline.yaml").write_text("no_such_key: 1\n")

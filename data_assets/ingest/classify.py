@@ -14,6 +14,7 @@ import polars as pl
 
 from data_assets.config import COLUMNS
 from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
+from data_assets.engine import chosen
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
@@ -77,7 +78,7 @@ def count_days(records: Records, relative: str, config: PipelineConfig) -> pl.Da
             left = missed.group_by("session_start", maintain_order=is_ordered).agg(rows=pl.len())
             [texts] = collected([left], relative)
             second = values.time(texts.lazy(), "session_start", source.dtype, formats, zone, form)
-            later = second.select(day=pl.col("session_start").dt.date(), rows="rows").collect()
+            later = second.select(day=pl.col("session_start").dt.date(), rows="rows").collect(engine=chosen())
             counted = pl.concat([counted, later])
     else:
         typed = values.time(given, "session_start", source.dtype, formats, zone, form)
@@ -291,7 +292,7 @@ class _Quick:
     def rows(self, relative: str) -> pl.LazyFrame:
         """The frame's rows as the lake has them, with their ``day``."""
         place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
-        return self.frame.select(*self.columns, *place, _DAY)
+        return self.frame.select_seq(*self.columns, *place, _DAY)
 
 
 def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | None:
@@ -324,7 +325,7 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
         if isinstance(dtype, pl.Datetime | pl.Date):
             typed[name] = values.native_time(given[name], dtype, config.timezone)
             continue
-        form = values.common_form(sample.select(x=given[name]).collect()["x"])
+        form = values.common_form(sample.select(x=given[name]).collect(engine="in-memory")["x"])
         typed[name] = values.quick_time(given[name], source.timestamp_formats, config.timezone, form)
     nulls = _nulls(config, must=True)
     read = {n: pl.col(_VALUE + n).is_not_null() for n in COLUMNS if n not in texts}
@@ -336,12 +337,12 @@ def _quick(records: Records, relative: str, config: PipelineConfig) -> _Quick | 
     clean = pl.all_horizontal(*read.values(), *(~r.fill_null(value=False) for r in refused))
 
     def judged(frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.with_columns(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))
+        return frame.with_columns_seq(typed[n].alias(_VALUE + n) for n in COLUMNS).with_columns(clean.alias(_CLEAN))
 
     # Of a small file all rows were looked at, and are not again: if one is left over, every rule is asked at once.
     is_small = records.physical_rows <= _SAMPLE
     least = 1.0 if is_small else _MOSTLY
-    looked = judged(sample).collect()
+    looked = judged(sample).collect(engine="in-memory")
     clean_days = looked.select(_DAY.filter(_CLEAN)).to_series()
     first, last = clean_days.min(), clean_days.max()
     if looked[_CLEAN].sum() < least * looked.height:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_assets.engine import bound_memory
+from data_assets.engine import bound_memory, for_rows
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import columnar, delimited, jsontext
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
@@ -103,6 +103,7 @@ def open_records(
     if require_columns:
         check_required(records, relative, config)
     if records.encoding != "binary" and path.stat().st_size <= HELD_BYTES:
-        [held] = collected([records.frame], relative)
+        with for_rows(records.physical_rows):
+            [held] = collected([records.frame], relative)
         return replace(records, frame=held.lazy())
     return records

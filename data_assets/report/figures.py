@@ -191,7 +191,7 @@ def _conservation(kpis: Mapping[str, Number | None], files: pl.DataFrame) -> Con
         return int(kpis.get(name) or 0)
 
     parts = whole("valid") + whole("quarantined") + whole("duplicate")
-    odd = files.filter(pl.col("rows") != pl.sum_horizontal("valid", "quarantined", "duplicate")).height
+    odd = int((files["rows"] != files["valid"] + files["quarantined"] + files["duplicate"]).sum())
     return Conservation(
         whole("rows_in"), whole("valid"), whole("quarantined"), whole("duplicate"), whole("late"),
         whole("rows_in") - parts, odd,
@@ -313,7 +313,7 @@ def _fences(day: DayInput, of_value: Mapping[str, object]) -> tuple[float | None
 
 
 def _mix(distribution: pl.DataFrame) -> EventMix:
-    ordered = distribution.sort(["count", "event_type"], descending=[True, False])
+    ordered = distribution.sort(["count", "event_type"], descending=[True, False], multithreaded=False)
     top = ordered.head(MOST_EVENT_TYPES)
     shares = [
         EventShare(row["event_type"], row["count"], _number(row["proportion"]), _number(row["cumulative"]))

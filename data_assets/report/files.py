@@ -46,7 +46,7 @@ def harmless(rows: pl.LazyFrame) -> pl.LazyFrame:
 
     Nested and binary columns, which CSV does not know, become text.
     """
-    return rows.select(_harmless(tuple(rows.collect_schema().items())))
+    return rows.select_seq(_harmless(tuple(rows.collect_schema().items())))
 
 
 @lru_cache(maxsize=64)  # days have the same columns
