@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import duckdb
 import polars as pl
 from dagster import AssetKey as Key
 from dagster import (
@@ -190,7 +189,7 @@ class WarehouseIOManager(ConfigurableIOManager):
             trend_days=self.trend_days,
             lock_timeout=self.lock_timeout,
             # Not get_connection: it waits 100 s by its own clock, and leaves the file open when its body raises.
-            opener=lambda: duckdb.connect(self.duckdb.database, config=self.duckdb.connection_config),
+            settings=self.duckdb.connection_config,
         )
 
     @retries.guarded_method

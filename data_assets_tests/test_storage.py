@@ -366,6 +366,34 @@ def test_a_reader_sees_every_table_that_was_written(filled):
     assert found["raw_events"].columns == [*EVENTS.names[:-2], "source_file", "source_line", "country", "date"]
 
 
+def test_what_was_not_committed_is_gone_and_the_file_is_free_again(filled):
+    with filled.connect() as connection:
+        connection.begin()
+        connection.execute("DELETE FROM session_metrics")
+    with duckdb.connect(str(filled.path)) as outside:
+        assert outside.execute("SELECT count(*) FROM session_metrics").fetchall() == [(2001,)]
+    assert filled.query_days(SESSIONS, [DAY]).height == 2001
+
+
+def test_a_connection_in_this_process_is_waited_for_like_another_process(filled):
+    impatient = Warehouse(filled.path, filled.lake, lock_timeout=0.2)
+    with (
+        duckdb.connect(str(filled.path)),
+        pytest.raises(StorageBusyError, match="held by another process or connection"),
+        impatient.connect(),
+    ):
+        raise AssertionError
+    assert impatient.query_days(SESSIONS, [DAY]).height == 2001
+
+
+def test_duckdb_is_started_once_for_a_warehouse(filled):
+    before = storage._started.cache_info()
+    for _ in range(3):
+        assert filled.query_days(SESSIONS, [DAY]).height == 2001
+    after = storage._started.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (3, 0)
+
+
 def test_the_views_in_the_file_show_what_a_reader_shows(filled):
     with duckdb.connect(str(filled.path), read_only=True) as outside, filled.reader() as inside:
         for name in ("landed_files", "quarantined_events", "raw_events", "session_metrics"):
