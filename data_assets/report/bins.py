@@ -73,7 +73,7 @@ def value_histogram(events: DayFigures, *, median: float | None, lower: float | 
             # Halved: the difference of two finite numbers may be infinite, that of their halves is not.
             halves = (value / 2 - first / 2) / step * 2
             place = halves.floor().clip(0, size - 1).cast(pl.Int32)
-        placed = events.counted_values.drop_nulls().group_by(place.alias("bin")).agg(pl.col(TIMES).sum())
+        placed = events.counted_values.group_by(place.alias("bin")).agg(pl.col(TIMES).sum())
         counts = dict(placed.collect(engine=chosen()).iter_rows())
         edges = [first + i * step for i in range(size + 1)]
         bins = [Bin(a, b, counts.get(i, 0)) for i, (a, b) in enumerate(pairwise(edges))]
