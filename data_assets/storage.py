@@ -625,9 +625,9 @@ class Warehouse:
         return views
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)
 def _started(_warehouse: Path, settings: tuple[tuple[str, Any], ...], _process: int) -> duckdb.DuckDBPyConnection:
-    """DuckDB without a file, one for each warehouse and process: to start it takes 16 ms, to attach a file to it 1.
+    """DuckDB without a file, kept for the next use of the same warehouse: to start it takes 16 ms, to attach a file 1.
 
     Not after many rows: it would keep some 20 MB of what they took.
     """
