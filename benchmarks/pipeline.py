@@ -454,7 +454,7 @@ hash and its count of records, and `all else` is KPIs, the report and what is ar
 
 The machine is a virtual one that gives free memory back to its host: to touch a gigabyte took 0.5 CPU seconds where it
 had been in use just before, and 3.3 where not. So before the cases of 10 million rows and more that are of 22 November
-2026 a file of 20 GB or more was read by hand, which fills the page cache. Its processors run at half their speed at times;
+2026 a file of at least 20 GB was read by hand to fill the page cache. Its processors run at half their speed at times;
 figures of such an hour compare with those of the same table only.
 """
 
