@@ -646,14 +646,14 @@ def _session_metrics(
         def compute(day: str) -> Computed:
             events = _need("raw_events", raw_events, day, log)
             of_day = figures.of(events, day)
-            users = metrics.session_metrics(of_day.events, config.precision, of_day)
-            few = users.collect(engine=chosen()) if of_day.rows <= FEW_ROWS else None
-            users = users if few is None else few.lazy()
+            made = metrics.session_metrics(of_day.events, config.precision, of_day)
+            table_of_day = made.collect(engine=chosen()) if of_day.rows <= FEW_ROWS else made  # to store few: no stream
+            users = table_of_day.lazy()
             sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine=chosen())
             count, sessions, anomalies = sums.row(0)
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
-                users if few is None else few,
+                table_of_day,
                 [checks.contract(table, users), agree],
                 {
                     "users": count,
@@ -877,7 +877,7 @@ def _write_reports(
             log.record("daily_report", day, (), str(problem))
             continue
         this = dt.date.fromisoformat(day)
-        first, end = (bisect_left(dates, day) for day in (this - dt.timedelta(days=config.trend_days), this))
+        first, end = (bisect_left(dates, at) for at in (this - dt.timedelta(days=config.trend_days), this))
         before = history.slice(first, end - first)
         made = lake.current("raw_events", day)
         rows, notes = (made.rows, made.notes) if made else (0, {})

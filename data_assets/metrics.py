@@ -308,7 +308,7 @@ class _Users:
     def in_order(self) -> pl.LazyFrame:
         """All of them, sorted by user_id."""
         if not self._parts:
-            return pl.concat(self._held).sort(USER, multithreaded=False).lazy()
+            return pl.concat(self._held).sort(USER).lazy()
         self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
         self._held.clear()
         every = self._scan(self._parts)

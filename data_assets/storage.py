@@ -366,8 +366,8 @@ class Warehouse:
             except Timeout as error:
                 raise self._busy() from error
             engine = _started(self.path, self.settings, os.getpid())
+            stack.callback(engine.execute, "DETACH DATABASE IF EXISTS warehouse")  # others may have the file then
             self._attach(engine, self.path)
-            stack.callback(engine.execute, "DETACH warehouse")  # which lets other processes have the file
             connection = stack.enter_context(contextlib.closing(engine.cursor()))
             connection.execute("USE warehouse")
             yield connection
@@ -552,7 +552,7 @@ class Warehouse:
         ) -> Iterator[pl.DataFrame]:
             left = most
             with contextlib.ExitStack() as stack:
-                stack.callback(_started.cache_clear)
+                stack.callback(_started.cache_clear)  # of so many rows, see there
                 connection = stack.enter_context(self.connect())
                 have = {name for name, *_ in connection.execute(f'DESCRIBE "{contract.name}"').fetchall()}
                 wanted = [n for n in names or contract.names if n in have]
@@ -629,7 +629,7 @@ class Warehouse:
 def _started(_warehouse: Path, settings: tuple[tuple[str, Any], ...], _process: int) -> duckdb.DuckDBPyConnection:
     """DuckDB without a file, kept for the next use of the same warehouse: to start it takes 16 ms, to attach a file 1.
 
-    Not after many rows: it would keep some 20 MB of what they took.
+    Not after many rows: it would keep 60 MB of what 2.4 million users took.
     """
     import duckdb
 

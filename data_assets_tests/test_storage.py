@@ -394,6 +394,18 @@ def test_duckdb_is_started_once_for_a_warehouse(filled):
     assert (after.hits - before.hits, after.misses - before.misses) == (3, 0)
 
 
+def test_duckdb_is_let_go_of_after_many_rows(filled, monkeypatch):
+    assert filled.query_days(SESSIONS, [DAY]).height == 2001
+    assert storage._started.cache_info().currsize == 1
+    monkeypatch.setattr(storage, "MOST_AT_ONCE", 2_000)
+    day = filled.scan(SESSIONS, [DAY])[DAY].collect(engine="streaming")
+    assert day.height == 2001
+    assert storage._started.cache_info().currsize == 0
+    assert filled.query_days(SESSIONS, [DAY]).height == 2001
+    filled.replace(SESSIONS, {DAY: day})
+    assert storage._started.cache_info().currsize == 0
+
+
 def test_the_views_in_the_file_show_what_a_reader_shows(filled):
     with duckdb.connect(str(filled.path), read_only=True) as outside, filled.reader() as inside:
         for name in ("landed_files", "quarantined_events", "raw_events", "session_metrics"):
