@@ -273,10 +273,11 @@ class DayFigures:
                 table="raw_events",
             )
         columns = self.events.select(USER, START, END, VALUE)
+        keys = filling.Keys.of(*((bounds[f"{name} min"], bounds[f"{name} max"]) for name in (USER, START)))
         self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
         with ExitStack() as stack:
             lengths = _Durations(self._many, stack)
-            for part in filling.durations(columns, self.rows, self._parts):
+            for part in filling.durations(columns, self.rows, self._parts, keys):
                 users.add(_sessions(part, precision, self.values.magnitude))
                 lengths.add(part.select("duration_us"))
                 del part  # before the next is read

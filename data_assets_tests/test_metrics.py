@@ -92,8 +92,15 @@ def all_tables(events, *, precision=2, factor=1.5, figures=None):
 
 
 def durations(events):
-    """Every event with its end filled."""
-    return pl.concat(filling.durations(events, events.collect().height))
+    """How long every event lasted, both ways."""
+    held = events.collect()
+    starts = held["session_start"].to_physical()
+    keys = filling.Keys.of((held["user_id"].min(), held["user_id"].max()), (starts.min(), starts.max()))
+    found = pl.concat(filling.durations(events, held.height))
+    if keys is not None:
+        by_keys = pl.concat(filling.durations(events, held.height, keys=keys))
+        assert_frame_equal(by_keys.select(found.columns), found, check_row_order=False, check_exact=True)
+    return found
 
 
 def by_line(events):
@@ -137,9 +144,23 @@ def test_fill_of_times_that_are_no_single_days():
 def test_durations_keep_every_row_and_column():
     events = frame(event(1, 0), event(1, 0), event(1, 5, 6)).with_columns(extra=pl.lit("x"))
     found = durations(events)
-    assert found.columns == [*events.collect_schema().names(), "duration_us"]
+    assert set(found.columns) == {*events.collect_schema().names(), "duration_us"} - {"session_start", "session_end"}
     assert found.schema["duration_us"] == pl.Int64
     assert found["duration_us"].sort().to_list() == [1_000_000, 6_000_000, 6_000_000]
+
+
+@pytest.mark.parametrize(
+    ("users", "starts", "keys"),
+    [
+        ((-3, 4), (100, 199), filling.Keys(-3, 100, 100)),
+        ((0, 2**62 - 2), (5, 6), filling.Keys(0, 5, 2)),  # 2**63 - 2 keys
+        ((0, 2**62 - 1), (5, 6), None),  # one too many for 64 bits
+        (("a", "b"), (5, 6), None),
+        ((None, None), (None, None), None),
+    ],
+)
+def test_a_day_has_keys_where_64_bits_hold_them(users, starts, keys):
+    assert filling.Keys.of(users, starts) == keys
 
 
 def test_session_metrics_by_hand():
