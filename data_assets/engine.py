@@ -27,6 +27,10 @@ SWITCHES = {
     "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
     "POLARS_IDEAL_MORSEL_SIZE": "16384",
     "POLARS_PARQUET_DECODE_TARGET_VALUES_PER_THREAD": "50000",
+    # Where a disk is slow: how much waits between the engine's steps, and how many batches may wait to be written.
+    "POLARS_DEFAULT_DISTRIBUTOR_BUFFER_SIZE": "1",
+    "POLARS_DEFAULT_LINEARIZER_BUFFER_SIZE": "1",
+    "POLARS_INFLIGHT_SINK_MORSEL_LIMIT": "16",
 }
 
 
