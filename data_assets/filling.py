@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PART_ROWS = 262_144  # how many rows of a long day are worked on at a time; a user's rows stay together
+PART_ROWS = 196_608  # how many rows of a long day are worked on at a time; a user's rows stay together
 USER, START, END, DURATION = "user_id", "session_start", "session_end", "duration_us"
 _KEY, _NEXT, _PIECE = "__key", "__next", "__piece"
 

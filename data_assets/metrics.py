@@ -74,7 +74,7 @@ SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
 MOST_TYPES = 1_000  # so many event types are kept with the figures of a day
 MOST_COUNTED = 262_144  # so many different values are, with how often each occurs, 4 MB
-MOST_USERS = 250_000  # so many rows of session_metrics are held at a time, 20 MB, of a day in parts
+MOST_USERS = 131_072  # so many rows of session_metrics are held at a time, 10 MB, of a day in parts
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
 USER, START, END, VALUE, TYPE = "user_id", "session_start", "session_end", "value", "event_type"
