@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 _BATCH = 16_384
-_PIECE_BYTES = 20 << 20  # of a row group, read at a time
+_PIECE_BYTES = 14 << 20  # of a row group, read at a time
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
     r"^(?:[0-7].|(?:c[2-9a-f]|d.|e0[ab].|e[1-9a-cef][89ab].|ed[89].|f0[9ab].[89ab].|f[1-3](?:[89ab].){2}|f48.[89ab].)"
