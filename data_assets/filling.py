@@ -13,6 +13,7 @@ it. Keys of one user stand together in order of their starts, and only keys are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -81,9 +82,9 @@ def durations(
     """
     lasted = (pl.col(END) - pl.col(START)).dt.total_microseconds()
     timed = events.with_columns(pl.col(START).to_physical(), lasted.alias(DURATION)).drop(END)
-    if keys is None:
+    if keys is None:  # map holds no part while what was made of it is used
         return map(_by_own_keys, _parts(timed, pl.col(USER), rows, scratch))
-    return (_by_keys(part, keys) for part in _parts(keys.put(timed), keys.number, rows, scratch))
+    return map(partial(_by_keys, keys=keys), _parts(keys.put(timed), keys.number, rows, scratch))
 
 
 def _parts(events: pl.LazyFrame, user: pl.Expr, rows: int, scratch: Path | None) -> Iterator[pl.DataFrame]:
