@@ -1,8 +1,8 @@
 """How the engine is set before it reads a file, and which of its two ways of working is asked for.
 
 Here: Polars' switches that bound its memory; none of them is documented, so each was measured on the pinned version
-(docs/figures.md) and an operator's own setting wins. How a long scan is bounded too. And whether queries stream, which
-they do unless the day at hand has few rows. Not here: what is read (``ingest/``), how a long day is worked on
+(docs/decisions/0008) and an operator's own setting wins. How a long scan is bounded too. And whether queries stream,
+which they do unless the day at hand has few rows. Not here: what is read (``ingest/``), how a long day is worked on
 (``memory.py``).
 """
 

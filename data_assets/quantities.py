@@ -213,7 +213,7 @@ def _collected(frame: pl.LazyFrame) -> pl.DataFrame:
 
 
 def fixed(value: pl.Expr, dtype: type[pl.DataType] = pl.Int128) -> pl.Expr:
-    """Finite doubles as multiples of 1e-9, in 128 bits unless 64 are enough; those of FIXED_LIMIT and more as null."""
+    """Finite doubles as multiples of 1e-9, in 128 bits, where those of FIXED_LIMIT and more are null, or all in 64."""
     if dtype == pl.Int128:
         value = pl.when(value.abs() < FIXED_LIMIT).then(value)
     whole = value.cast(pl.Int64)
