@@ -64,7 +64,7 @@ from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.engine import FEW_ROWS, chosen, for_rows, in_pieces
 from data_assets.errors import DataAssetsError, DayFailedError, visible
-from data_assets.io_managers import column_lineage, column_schema
+from data_assets.io_managers import column_lineage, column_schema, note_days
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
 from data_assets.storage import (
     PARQUET,
@@ -104,6 +104,11 @@ class _Outcome:
     frames: dict[str, Any] = field(default_factory=dict)
     findings: dict[tuple[str, str], Sequence[Finding]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    metadata: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def note(self, table: str, day: str, metadata: Mapping[str, Any]) -> None:
+        """Figures to show with a table's day."""
+        self.metadata.setdefault((table, day), {}).update(metadata)
 
     def reason(self) -> str:
         return "\n".join(f"{day}: {why}" for day, why in self.refused.items())
@@ -163,6 +168,7 @@ def _conclude(
 ) -> Iterator[AssetCheckEvaluation | Output[Any]]:
     """Hand over the days, record the judgements on them, and fail the step when no good day is left for those below."""
     if any(outputs.values()):
+        note_days(context.get_step_execution_context(), outcome.metadata)
         for name, frames in outputs.items():
             yield Output(dict(frames), output_name=name)
         for output_name in checks.output_names({table for table, _ in outcome.findings}):
@@ -196,20 +202,15 @@ def _compute_days(
             reason, cause = _failed(found), _cause(found)
             if reason is None:
                 outcome.frames[day] = computed.frame
-                context.add_asset_metadata(computed.metadata, asset_key=table.name, partition_key=day)
+                outcome.note(table.name, day, computed.metadata)
         log.record(table.name, day, found, reason)
         if reason is not None:
             outcome.refused[day] = reason
             telemetry.refused(day, cause)
-    _add_lineage(context, table, days)
-    yield from _conclude(context, outcome, {"result": outcome.frames})
-
-
-def _add_lineage(context: AssetExecutionContext, table: Table, days: Sequence[str]) -> None:
-    """Column lineage on the last day only: it is the same for all, and each copy is stored in the event log."""
     lineage = column_lineage(table)
-    if lineage is not None:
-        context.add_asset_metadata({"dagster/column_lineage": lineage}, asset_key=table.name, partition_key=days[-1])
+    if lineage is not None:  # the same for all days, and each copy is stored in the event log
+        outcome.note(table.name, days[-1], {"dagster/column_lineage": lineage})
+    yield from _conclude(context, outcome, {"result": outcome.frames})
 
 
 def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
@@ -506,7 +507,7 @@ def _raw_events(config: PipelineConfig, partitions: DailyPartitionsDefinition) -
                     refused_frames[day] = DayFrame(found.quarantined, {})
                     repeated_frames |= _duplicates_to_write(lake, repeated, day, found)
                     with for_rows(sums["rows_in"]):
-                        _describe_ingest(context, day, found, sums, (valid.name, quarantined.name))
+                        _describe_ingest(outcome, day, found, sums, (valid.name, quarantined.name))
                 if reason is not None:
                     telemetry.refused(day, _cause(findings), **sums)
                     too_many = any(f.name == checks.QUARANTINE_RATE and not f.passed for f in findings)
@@ -584,7 +585,7 @@ def _why_refused(day: str, found: staging.StagedDay) -> str:
 
 
 def _describe_ingest(
-    context: AssetExecutionContext,
+    outcome: _Outcome,
     day: str,
     found: staging.StagedDay,
     sums: Mapping[str, int],
@@ -599,14 +600,14 @@ def _describe_ingest(
         **found.cleaning.rows,
         "events_by_hour": MetadataValue.md(report.histogram_markdown(_by_hour(found.valid))),
     }
-    context.add_asset_metadata(figures, asset_key=valid, partition_key=day)
+    outcome.note(valid, day, figures)
     reasons = count_reasons(found.quarantined) if sums["quarantined"] else pl.DataFrame()
     why = dict(reasons.iter_rows()) or None
     logs.write(logging.INFO, "day read", day=day, **sums, files=found.by_file.height, reasons=why)
     if reasons.is_empty():
         return
     records = [TableRecord({"reason": r["reason"], "rows": r["rows"]}) for r in reasons.head(8).to_dicts()]
-    context.add_asset_metadata({"reasons": MetadataValue.table(records)}, asset_key=quarantined, partition_key=day)
+    outcome.note(quarantined, day, {"reasons": MetadataValue.table(records)})
 
 
 def _by_hour(events: pl.LazyFrame) -> list[int]:
@@ -894,11 +895,7 @@ def _write_reports(
         log.record("daily_report", day, ())
         log.finish(day, notes["fingerprint"])
         outcome.frames[day] = None
-        context.add_asset_metadata(
-            _report_metadata(config, day, built, given),
-            asset_key="daily_report",
-            partition_key=day,
-        )
+        outcome.note("daily_report", day, _report_metadata(config, day, built, given))
     periods.rebuild_index(config)
     yield from _conclude(context, outcome, {"result": outcome.frames})
 
@@ -1067,11 +1064,7 @@ def _publish_days(
                 telemetry.wrote(name, day, _height(frames[day]))
                 log.finish(day, lake.notes("raw_events", day)["fingerprint"], publish.mark(table.name))
                 outcome.frames[day] = None
-                context.add_asset_metadata(
-                    {"dagster/partition_row_count": _height(frames[day])},
-                    asset_key=context.asset_key,
-                    partition_key=day,
-                )
+                outcome.note(name, day, {"dagster/partition_row_count": _height(frames[day])})
     except DataAssetsError as problem:
         for day in days:
             if day not in outcome.frames and day not in outcome.refused:

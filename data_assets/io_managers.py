@@ -27,6 +27,8 @@ from dagster import (
     TableConstraints,
     TableSchema,
 )
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.execution.context.system import StepExecutionContext
 from dagster_duckdb import DuckDBResource
 from dagster_polars import BasePolarsUPathIOManager
 from pydantic import Field
@@ -88,8 +90,21 @@ def _record_only(context: OutputContext, days: list[str]) -> None:
     context._asset_partitions_subset = context.asset_partitions_def.subset_with_partition_keys(days)
 
 
-def _note(context: OutputContext, day: str, metadata: Mapping[str, Any]) -> None:
-    context.step_context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=day)
+def note_days(step: StepExecutionContext, noted: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
+    """Add metadata to the materialisations that a step is to record.
+
+    As ``add_asset_metadata``, which takes one day at a time: each time it lists all days of the run and copies all that
+    was noted before, so that what a day costs grows with the length of the range.
+
+    Args:
+        step: the step.
+        noted: metadata by table and day.
+    """
+    every = dict(step._metadata_accumulator.per_output_metadata)
+    for (table, day), metadata in noted.items():
+        handle = AssetMetadataHandle(asset_key=Key.from_user_string(table), partition_key=day)
+        every[handle] = {**every.get(handle, {}), **metadata}
+    step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=every)
 
 
 def _missing(context: InputContext, found: Mapping[str, pl.LazyFrame]) -> str:
@@ -140,7 +155,8 @@ class LakeIOManager(BasePolarsUPathIOManager):
             with telemetry.blamed(), telemetry.timed(day):
                 written[day] = self.lake.write(contract, day, given.frame, given.notes, given.ready)
             telemetry.wrote(contract.name, day, written[day].rows, written[day].size)
-            _note(context, day, self._metadata(contract, day, written[day]))
+        figures = {(contract.name, day): self._metadata(contract, day, version) for day, version in written.items()}
+        note_days(context.step_context, figures)
         _record_only(context, list(written))
 
     def _metadata(self, contract: Table, day: str, version: Version) -> dict[str, Any]:
@@ -200,7 +216,9 @@ class WarehouseIOManager(ConfigurableIOManager):
             rows = self.warehouse.replace(contract, _frames(context, obj))
         for day, count in rows.items():
             telemetry.wrote(contract.name, day, count)
-            _note(context, day, {"dagster/partition_row_count": count, "dagster/table_name": contract.name})
+        said = {"dagster/table_name": contract.name}
+        figures = {(contract.name, day): {"dagster/partition_row_count": count} | said for day, count in rows.items()}
+        note_days(context.step_context, figures)
         _record_only(context, list(rows))
 
     @retries.guarded_method
