@@ -64,12 +64,11 @@ from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
 from data_assets.engine import FEW_ROWS, chosen, for_rows, in_pieces
 from data_assets.errors import DataAssetsError, DayFailedError, visible
-from data_assets.io_managers import column_lineage, column_schema, note_days
+from data_assets.io_managers import Days, column_lineage, column_schema, note_days
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
 from data_assets.storage import (
     PARQUET,
     ROW_GROUP,
-    VERSIONS,
     DayFrame,
     DayLog,
     Finding,
@@ -85,7 +84,6 @@ SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
 MOST_HELD = 500_000  # how many rows of small days it holds with them, about 100 bytes each
 TOLD_FILES = 20  # files that the event log names in a run; each line there costs a millisecond
-Days = dict[str, pl.LazyFrame]
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,7 @@ def _measured(config: PipelineConfig, name: str) -> Callable[[Callable[..., Any]
             with telemetry.stage(name, config, _run_of(context)) as stage:
                 events = inputs.get("raw_events")
                 if events is not None:
-                    lake = Lake(config.lake_dir)
-                    found = (lake.current("raw_events", day) for day in events)
-                    stage.note(rows_in=sum(version.rows for version in found if version is not None))
+                    stage.note(rows_in=sum(events.rows(day) for day in events))
                 yield
 
         @functools.wraps(compute)
@@ -179,7 +175,11 @@ def _conclude(
 
 
 def _compute_days(
-    context: AssetExecutionContext, config: PipelineConfig, table: Table, compute: Callable[[str], Computed]
+    context: AssetExecutionContext,
+    config: PipelineConfig,
+    table: Table,
+    compute: Callable[[str], Computed],
+    raw_events: Days,
 ) -> Iterator[AssetCheckEvaluation | Output[Any]]:
     """Run ``compute`` for each day of the run; a day that is refused does not cost the others."""
     log, outcome = DayLog(config.lake_dir), _Outcome()
@@ -189,7 +189,7 @@ def _compute_days(
         found: Sequence[Finding] = ()
         cause = ""
         try:
-            with telemetry.timed(day), for_rows(_stored(config, day)):
+            with telemetry.timed(day), for_rows(raw_events.rows(day)):
                 computed = compute(day)
         except DataAssetsError as problem:
             if problem.retryable:
@@ -229,47 +229,41 @@ def _need(table: str, days: Days, day: str, log: DayLog) -> pl.LazyFrame:
     raise DayFailedError(what, hint, table=table, day=day)
 
 
-def _stored(config: PipelineConfig, day: str, table: str = "raw_events") -> int:
-    """How many rows the lake has of the day; 0 when it was never made."""
-    version = Lake(config.lake_dir).current(table, day)
-    return version.rows if version else 0
-
-
 class _Figures:
     """What the assets of a run share of a day's events, and how each day is worked on."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self.config = config
         self.decisions: dict[str, memory.Decision] = {}
-        self._known: dict[str, metrics.DayFigures] = {}
+        self._known: dict[Path, metrics.DayFigures] = {}
         self._latest: metrics.DayFigures | None = None
         self._held = 0
         self._available: int | None = None
 
-    def of(self, events: pl.LazyFrame, day: str) -> metrics.DayFigures:
-        """The figures of a day as it was loaded, with its events; the file that its plan names never changes."""
-        plan = events.explain(optimized=False)
-        known = self._known.get(plan)
+    def of(self, raw_events: Days, day: str, log: DayLog) -> metrics.DayFigures:
+        """The figures of a day as it was loaded, with its events.
+
+        Raises:
+            DayFailedError: it was refused, or never made.
+        """
+        events, version = _need("raw_events", raw_events, day, log), raw_events.versions[day]
+        known = self._known.get(version.path)
         if known is None:
             if len(self._known) >= MOST_FIGURES:
                 self._known.clear()
                 self._held = 0
-            version = Lake(self.config.lake_dir).current("raw_events", day)
-            rows = version.rows if version else 0
+            rows = version.rows
             if rows <= FEW_ROWS and self._held + rows <= MOST_HELD:
                 events = events.collect(engine=chosen()).lazy()
                 self._held += rows
             self.decisions[day] = decision = self._decide(events, rows)
             if decision.needed == max(other.needed for other in self.decisions.values()):
                 telemetry.note(decision=decision.mode, predicted_mb=decision.needed / 1e6)
-            # Of few rows a query is quicker than a footer; and the version that is current may not be the one loaded.
-            is_told = rows > FEW_ROWS and plan.startswith("Parquet SCAN")
-            file = version.path if version is not None and is_told and version.path.name in plan else None
+            file = version.path if rows > FEW_ROWS else None  # of few rows a query is quicker than a footer
             if self._latest is not None:  # of many days together the counts would come to gigabytes
                 self._latest.forget_counts()
             self._latest = known = metrics.DayFigures(events, decision.mode, self.config.scratch_dir, file)
-            if VERSIONS in plan:
-                self._known[plan] = known
+            self._known[version.path] = known
         return known
 
     def _decide(self, events: pl.LazyFrame, rows: int) -> memory.Decision:
@@ -645,8 +639,7 @@ def _session_metrics(
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            events = _need("raw_events", raw_events, day, log)
-            of_day = figures.of(events, day)
+            of_day = figures.of(raw_events, day, log)
             made = metrics.session_metrics(of_day.events, config.precision, of_day)
             table_of_day = made.collect(engine=chosen()) if of_day.rows <= FEW_ROWS else made  # to store few: no stream
             users = table_of_day.lazy()
@@ -664,7 +657,7 @@ def _session_metrics(
                 },
             )
 
-        yield from _compute_days(context, config, table, compute)
+        yield from _compute_days(context, config, table, compute, raw_events)
 
     return session_metrics
 
@@ -685,8 +678,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
         log = DayLog(config.lake_dir)
 
         def compute(day: str, scratch: Path) -> Computed:
-            events = _need("raw_events", raw_events, day, log)
-            of_day = figures.of(events, day)
+            of_day = figures.of(raw_events, day, log)
             found = metrics.outliers(of_day.events, config.outliers.factor, of_day)
             made = _made_once(table, found, of_day, scratch / day)
             rows = made.frame
@@ -698,7 +690,7 @@ def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, fig
             )
 
         with scratch_folder(config.scratch_dir) as scratch:
-            yield from _compute_days(context, config, table, functools.partial(compute, scratch=scratch))
+            yield from _compute_days(context, config, table, functools.partial(compute, scratch=scratch), raw_events)
 
     return outliers
 
@@ -713,7 +705,7 @@ def _event_distribution(
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
+            of_day = figures.of(raw_events, day, log)
             types = metrics.event_distribution(of_day.events, of_day).collect(engine=chosen())
             counted = ("counted events", int(types["count"].sum()))
             found = [
@@ -731,7 +723,7 @@ def _event_distribution(
                 shown["top"] = MetadataValue.table(records)
             return Computed(types, found, shown)
 
-        yield from _compute_days(context, config, table, compute)
+        yield from _compute_days(context, config, table, compute, raw_events)
 
     return event_distribution
 
@@ -746,7 +738,7 @@ def _summary_statistics(
         log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
+            of_day = figures.of(raw_events, day, log)
             statistics = metrics.summary_statistics(of_day.events, of_day).collect(engine=chosen())
             counts = checks.column_counts(statistics, of_day.rows)
             value = next(row for row in statistics.iter_rows(named=True) if row["column_name"] == "value")
@@ -756,7 +748,7 @@ def _summary_statistics(
                 {f"value_{name}": value[name] for name in ("mean", "p50") if value[name] is not None},
             )
 
-        yield from _compute_days(context, config, table, compute)
+        yield from _compute_days(context, config, table, compute, raw_events)
 
     return summary_statistics
 
@@ -774,17 +766,17 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
         outliers: Days,
         event_distribution: Days,
     ) -> Iterator[Any]:
-        log, lake = DayLog(config.lake_dir), Lake(config.lake_dir)
+        log = DayLog(config.lake_dir)
 
         def compute(day: str) -> Computed:
-            of_day = figures.of(_need("raw_events", raw_events, day, log), day)
-            counts = metrics.RowCounts(**staging.sums(staging.noted_files(lake.notes("raw_events", day))))
+            of_day = figures.of(raw_events, day, log)
+            counts = metrics.RowCounts(**staging.sums(staging.noted_files(raw_events.versions[day].notes)))
             _need("outliers", outliers, day, log)
             row = metrics.daily_kpis(
                 of_day.events,
                 _need("session_metrics", session_metrics, day, log),
                 _need("event_distribution", event_distribution, day, log),
-                outlier_count=_stored(config, day, "outliers"),
+                outlier_count=outliers.rows(day),
                 counts=counts,
                 precision=config.precision,
                 figures=of_day,
@@ -794,7 +786,7 @@ def _daily_kpis(config: PipelineConfig, partitions: DailyPartitionsDefinition, f
             shown["late_share"] = _late_share(kpis)
             return Computed(row, [checks.contract(table, row.lazy()), checks.kpis_agree(kpis)], shown)
 
-        yield from _compute_days(context, config, table, compute)
+        yield from _compute_days(context, config, table, compute, raw_events)
 
     return daily_kpis
 
@@ -804,6 +796,7 @@ def _late_share(kpis: Mapping[str, Any]) -> float:
     return float(kpis["late"] / kpis["rows_in"]) if kpis["rows_in"] else 0.0
 
 
+_LANES = ("path", "content_hash", "lane", "lane_reason")
 NO_REASONS = {"reason": pl.String, "rows": pl.Int64}
 REPORT_TABLES = (
     "raw_events",
@@ -865,8 +858,8 @@ def _history(config: PipelineConfig, days: Sequence[str]) -> pl.DataFrame:
 def _write_reports(
     context: AssetExecutionContext, config: PipelineConfig, figures: _Figures, inputs: Mapping[str, Days]
 ) -> Iterator[Any]:
-    log, lake, outcome = DayLog(config.lake_dir), Lake(config.lake_dir), _Outcome()
-    history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(lake)
+    log, raw_events, outcome = DayLog(config.lake_dir), inputs["raw_events"], _Outcome()
+    history, ledger = _history(config, list(context.partition_keys)), landing.read_ledger(Lake(config.lake_dir))
     landed, by_day, dates = landing.landed_days(ledger), landing.by_day(ledger), history["date"].to_list()
     for day in context.partition_keys:
         progress.step("daily_report", day)
@@ -880,15 +873,15 @@ def _write_reports(
         this = dt.date.fromisoformat(day)
         first, end = (bisect_left(dates, at) for at in (this - dt.timedelta(days=config.trend_days), this))
         before = history.slice(first, end - first)
-        made = lake.current("raw_events", day)
-        rows, notes = (made.rows, made.notes) if made else (0, {})
+        made = raw_events.versions[day]
+        rows, notes = made.rows, made.notes
         with telemetry.timed(day), for_rows(rows):
             if rows <= FEW_ROWS:
                 found |= {name: found[name].collect(engine=chosen()).lazy() for name in ("session_metrics", "outliers")}
-            events = figures.of(found["raw_events"], day)
+            events = figures.of(raw_events, day, log)
             given = _day_input(config, this, found, events, before, notes, by_day[this], landed)
             built = report.build(given)
-            if _stored(config, day, "outliers") > ROW_GROUP:
+            if inputs["outliers"].rows(day) > ROW_GROUP:
                 built = replace(built, csvs={**built.csvs, "outliers.csv": _by_row_group(found["outliers"])})
             report.write(built, config.reports_dir / day)
         telemetry.wrote("daily_report", day, size=len(built.html.encode()))
@@ -903,7 +896,7 @@ def _write_reports(
 def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
     config: PipelineConfig,
     day: dt.date,
-    found: Days,
+    found: Mapping[str, pl.LazyFrame],
     events: metrics.DayFigures,
     before: pl.DataFrame,
     notes: Mapping[str, str],
@@ -913,7 +906,6 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
     """What the report tells of a day; ``of_day``: its rows of the ledger; ``landed``: days that have rows."""
     log, impact = DayLog(config.lake_dir), cleaning.noted_impact(notes)
     kpis = found["daily_kpis"].collect(engine=chosen()).to_dicts()[0]
-    lanes = of_day.select_seq("path", "content_hash", "lane", "lane_reason")
     repeated = () if config.source.deduplicate == "none" else ("duplicate_events",)
     judged = [
         report.CheckResult(table, f.name, f.passed, f.severity, f.observed)
@@ -934,7 +926,7 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
         quarantine_reasons=count_reasons(found["quarantined_events"])
         if kpis["quarantined"]
         else pl.DataFrame(schema=NO_REASONS),
-        files=staging.noted_files(notes).join(lanes, on=["path", "content_hash"], how="left", maintain_order="left"),
+        files=_with_lanes(staging.noted_files(notes), of_day),
         without_rows=[dt.date.fromisoformat(d) for d in landing.missing_days(landed, last=day)],
         policies=impact.policies,
         policy_rows=impact.rows,
@@ -943,6 +935,14 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
         versions=periods.versions(),
         outlier_factor=config.outliers.factor,
     )
+
+
+def _with_lanes(files: pl.DataFrame, of_day: pl.DataFrame) -> pl.DataFrame:
+    """A day's files with how each was read; for few of them the engine's join takes ten times as long."""
+    known = {(path, digest): how for path, digest, *how in of_day.select_seq(*_LANES).iter_rows()}
+    found = [known.get(file, (None, None)) for file in files.select_seq(*_LANES[:2]).iter_rows()]
+    lanes = zip(_LANES[2:], zip(*found, strict=True), strict=True) if found else ()
+    return files.with_columns_seq(pl.Series(name, texts, pl.String) for name, texts in lanes)
 
 
 def _by_row_group(scan: pl.LazyFrame) -> pl.LazyFrame:

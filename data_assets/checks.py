@@ -298,6 +298,8 @@ def _violations(table: Table, batch: pl.DataFrame) -> str | None:
 
 def known_reasons(table: Table, frame: pl.LazyFrame) -> Finding:
     """The contract of the quarantine: as ``contract``, and every row has reasons, all of them known codes."""
+    if chosen() == "in-memory" and frame.select(pl.len()).collect(engine=chosen()).item() == 0:  # as on most days
+        return contract(table, frame)
     unknown = (
         frame.select(
             (

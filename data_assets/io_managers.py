@@ -39,6 +39,22 @@ from data_assets.contracts import Table, UserIdType, tables
 from data_assets.storage import DayFrame, DayLog, Lake, Version, Warehouse, scan_versions
 
 
+class Days(dict[str, pl.LazyFrame]):
+    """The days of a table as they were loaded: each a frame, of which nothing is read yet.
+
+    Attributes:
+        versions: of a table of the lake, what each day is read from; it never changes, also when the day is made anew.
+    """
+
+    def __init__(self, frames: Mapping[str, pl.LazyFrame], versions: Mapping[str, Version] | None = None) -> None:
+        super().__init__(frames)
+        self.versions = versions or {}
+
+    def rows(self, day: str) -> int:
+        """How many rows the day has; 0 when it is not there."""
+        return self.versions[day].rows if day in self.versions else 0
+
+
 def column_schema(contract: Table) -> TableSchema:
     """The contract as Dagster's column schema."""
 
@@ -107,12 +123,12 @@ def note_days(step: StepExecutionContext, noted: Mapping[tuple[str, str], Mappin
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata=every)
 
 
-def _missing(context: InputContext, found: Mapping[str, pl.LazyFrame]) -> str:
+def _missing(context: InputContext, found: Days) -> str:
     days = sorted(set(context.asset_partition_keys) - set(found))
     return f"{context.asset_key.to_user_string()} has no usable data for {days[:5]}"
 
 
-def _as_asked(context: InputContext, found: dict[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame] | pl.LazyFrame:
+def _as_asked(context: InputContext, found: Days) -> Days | pl.LazyFrame:
     """All days as a mapping; the only day as a frame where the input is annotated so."""
     if context.dagster_type.typing_type is not pl.LazyFrame:
         return found
@@ -167,12 +183,14 @@ class LakeIOManager(BasePolarsUPathIOManager):
         }
 
     @retries.guarded_method
-    def load_input(self, context: InputContext) -> dict[str, pl.LazyFrame] | pl.LazyFrame:
+    def load_input(self, context: InputContext) -> Days | pl.LazyFrame:
         """The days that are there and were not refused; nothing is read yet."""
         contract, days = self.contract(context), list(context.asset_partition_keys)
         refused = DayLog(self._folder).refusals(contract.name, days)
-        found = {d: self.lake.current(contract.name, d) for d in days if d not in refused}
-        return _as_asked(context, {d: scan_versions(contract, [v]) for d, v in found.items() if v is not None})
+        found = ((d, self.lake.current(contract.name, d)) for d in days if d not in refused)
+        versions = {d: version for d, version in found if version is not None}
+        frames = {d: scan_versions(contract, [version]) for d, version in versions.items()}
+        return _as_asked(context, Days(frames, versions))
 
     def write_df_to_path(self, context: OutputContext, df: pl.DataFrame, path: UPath) -> None:
         """Not used: days are written by ``handle_output``, because a path alone cannot be replaced safely."""
@@ -222,11 +240,11 @@ class WarehouseIOManager(ConfigurableIOManager):
         _record_only(context, list(rows))
 
     @retries.guarded_method
-    def load_input(self, context: InputContext) -> dict[str, pl.LazyFrame] | pl.LazyFrame:
+    def load_input(self, context: InputContext) -> Days | pl.LazyFrame:
         """The days that are there and were not refused."""
         contract, days = self.lake.contract(context), list(context.asset_partition_keys)
         refused = DayLog(self.lake.lake.root).refusals(contract.name, days)
-        return _as_asked(context, self.warehouse.scan(contract, [d for d in days if d not in refused]))
+        return _as_asked(context, Days(self.warehouse.scan(contract, [d for d in days if d not in refused])))
 
 
 class ReportFiles(IOManager):
