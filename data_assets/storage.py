@@ -173,7 +173,9 @@ class Lake:
             temporary = versions / f".{uuid.uuid4().hex}.tmp"
             try:
                 if ready is None:
-                    frame.sink_parquet(temporary, **PARQUET)
+                    # Opened here: of a query that failed, the engine may open a path after it was taken away below.
+                    with temporary.open("xb") as file:
+                        frame.sink_parquet(file, **PARQUET)
                 else:
                     shutil.move(ready, temporary)
                 fsync_path(temporary)

@@ -6,6 +6,7 @@ a run makes of files (``test_graph.py``).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -298,7 +299,8 @@ def test_superseded_runs_go_and_days_stay_made(project, on_disk):
 
 def call(project, *arguments):
     environment = {"DAGSTER_HOME": str(project.root)}
-    return CliRunner().invoke(main, ["--config", str(project.root / "pipeline.yaml"), *arguments], env=environment)
+    with contextlib.chdir(project.root):  # where the folders of dagster.yaml are: in one for all tests, two would meet
+        return CliRunner().invoke(main, ["--config", str(project.root / "pipeline.yaml"), *arguments], env=environment)
 
 
 def test_the_command_shows_first_and_takes_away_when_told(project):
