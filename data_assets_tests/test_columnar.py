@@ -206,7 +206,8 @@ def test_bytes_that_are_utf8_are_known_from_their_digits(content):
     assert frame.select(columnar._plain(pl.col("a"), pl.Binary())).item() == expected
 
 
-COUNT = """
+ASK = """
+import datetime as dt
 import sys
 from pathlib import Path
 from data_assets import ingest
@@ -218,25 +219,28 @@ def megabytes(what):
 path, plan = Path(sys.argv[1]), PipelineConfig()
 records = ingest.open_records(path, path.name, plan, path.parent, verify=False)
 before = megabytes("VmRSS")
-rows = ingest.count_days(records, path.name, plan)["rows"].sum()
-sys.stdout.write(f"{rows} {megabytes('VmHWM') - before:.0f}")
+{asked}
+sys.stdout.write(f"{{rows}} {{megabytes('VmHWM') - before:.0f}}")
 """
+COUNT = 'rows = ingest.count_days(records, path.name, plan)["rows"].sum()'
+SPLIT = 'rows = ingest.split_unseen(records, path.name, plan, path.parent / "split")["rows"].sum()'
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
-def test_counting_the_days_of_long_row_groups_holds_few_of_their_rows(tmp_path):
-    """Where the engine may take a scan's pieces in any order it takes them all at once: 130 MB here, and it grows."""
+@pytest.mark.parametrize(("asked", "most"), [(COUNT, 80), (SPLIT, 250)])
+def test_long_row_groups_are_counted_and_split_with_few_of_their_rows_held(tmp_path, asked, most):
+    """To count: where the engine may take a scan's pieces in any order, it takes all of them: 130 MB, and it grows."""
     rows = 16_000_000
     day = pl.select(pl.int_range(rows).alias("user_id")).lazy()
     day = day.with_columns(session_start=dt.datetime(2024, 3, 1), event_type=pl.lit("view"), value=1.0)
     day.sink_parquet(tmp_path / "a.parquet", row_group_size=2_000_000)
     done = subprocess.run(
-        [sys.executable, "-c", COUNT, str(tmp_path / "a.parquet")],
+        [sys.executable, "-c", ASK.format(asked=asked), str(tmp_path / "a.parquet")],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=True,
     )
-    counted, grown = map(int, done.stdout.split())
-    assert counted == rows
-    assert grown < 80
+    answered, grown = map(int, done.stdout.split())
+    assert answered == rows
+    assert grown < most

@@ -1,13 +1,19 @@
 """What a day will need, what there is, and the way that follows.
 
-Here: ``data_assets/memory.py``. Not here: that all ways give the same bytes (``test_metrics.py``).
+Here: ``data_assets/memory.py``, and that the engine knows the switches of ``engine.py``. Not here: that all ways give
+the same bytes (``test_metrics.py``).
 """
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
+import polars._plr
 import pytest
 
 from data_assets.config import MemoryConfig
+from data_assets.engine import SWITCHES
 from data_assets.memory import EAGER_ROWS, available, decide, needed
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
@@ -104,3 +110,13 @@ def test_a_system_that_does_not_tell_has_all_its_memory(tmp_path):
 
 def test_this_machine_has_some():
     assert 0 < available(MemoryConfig()) < 1 << 50
+
+
+@pytest.mark.parametrize("switch", [*SWITCHES, "POLARS_NO_SUCH_SWITCH"])
+def test_the_engine_knows_the_switches_that_bound_its_memory(switch):
+    """None is documented, so a version that calls one otherwise would say nothing."""
+    with (
+        Path(polars._plr.__file__).open("rb") as program,
+        mmap.mmap(program.fileno(), 0, access=mmap.ACCESS_READ) as all_,
+    ):
+        assert (all_.find(switch.encode()) >= 0) == (switch in SWITCHES)
