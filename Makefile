@@ -71,7 +71,7 @@ bench: setup .venv/.flights ## what a day costs beside bare engines; writes docs
 	$(BIN)/python -m benchmarks.pipeline 1000000 --write
 	$(BIN)/python -m benchmarks.pipeline 1000000 --source parquet --write
 	$(BIN)/python -m benchmarks.ingest
-	$(BIN)/python -m benchmarks.days imports empty month
+	$(BIN)/python -m benchmarks.days imports month
 
 bench-full: bench ## the same up to 244 million rows, many days and files; two hours and a half
 	$(BIN)/python -m benchmarks.pipeline 10000000 --rounds 2 --write

@@ -1,8 +1,9 @@
-"""What days cost: a year of the demo's flights, a range against single runs, and how much of it is Dagster's event log.
+"""What days cost: a year of the demo's flights, and a range against single runs.
 
 Here: `python -m benchmarks.days [CASE ...]`, run from the project's folder after `make demo` made the environment. Each
 case runs in processes of its own, in a fresh folder, and prints wall seconds, CPU seconds (user and system, with
-children) and peak memory. Not here: engines and formats (later issues).
+children) and peak memory. Not here: bare engines (``pipeline.py``), and small days
+beside Dagster's own share (``scale.py``).
 """
 
 from __future__ import annotations
@@ -72,48 +73,6 @@ def month() -> None:
         show("30 days in 30 runs", sum(r[0] for r in runs), sum(r[1] for r in runs), max(r[2] for r in runs))
 
 
-EMPTY = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from dagster import *
-from data_assets.cli import QUIET, _instance
-from data_assets.checks import CHECKS
-from data_assets.jobs import range_tags
-from dagster import AssetCheckEvaluation as Evaluation
-days = DailyPartitionsDefinition("2013-01-01")
-tables = ["raw_events", "quarantined_events", "session_metrics", "outliers", "event_distribution", "summary_statistics",
-          "daily_kpis", "daily_report"]
-
-class Nowhere(IOManager):
-    def handle_output(self, context, obj): ...
-    def load_input(self, context): ...
-
-def build(table):
-    specs = [AssetCheckSpec(c.name, asset=table, partitions_def=days) for c in CHECKS if c.table == table]
-    @asset(name=table, partitions_def=days, backfill_policy=BackfillPolicy.single_run(), check_specs=specs)
-    def empty(context):
-        yield Output(None)
-        for spec in specs:
-            yield Output(None, output_name=f"{table}_{spec.name}")
-            for day in context.partition_keys:
-                yield Evaluation(asset_key=AssetKey(table), check_name=spec.name, passed=True, partition=day,
-                                 metadata={"observed": "nothing"})
-    return empty
-
-job = Definitions(assets=[build(t) for t in tables], resources={"io_manager": Nowhere()},
-                  jobs=[define_asset_job("all", executor_def=in_process_executor)]).resolve_job_def("all")
-with _instance() as instance:
-    tags = range_tags("2013-01-01", "2013-12-31")
-    assert job.execute_in_process(instance=instance, run_config=QUIET, tags=tags).success
-"""
-
-
-def empty() -> None:
-    """A graph with as many tables, days and checks, in which nothing is computed."""
-    with project() as folder:
-        show("an empty graph: 8 assets, 15 checks, 365 days", *measure((sys.executable, "-c", EMPTY), folder))
-
-
 def imports() -> None:
     """What loading the code location costs."""
     code = "from data_assets.definitions import defs; defs().get_repository_def()"
@@ -165,7 +124,7 @@ def ticks() -> None:
         subprocess.run((sys.executable, "-c", TICK), cwd=folder, check=True)
 
 
-CASES: dict[str, Callable[[], None]] = {f.__name__: f for f in (imports, empty, year, month, ticks)}
+CASES: dict[str, Callable[[], None]] = {f.__name__: f for f in (imports, year, month, ticks)}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or CASES:
