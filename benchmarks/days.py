@@ -2,8 +2,8 @@
 
 Here: `python -m benchmarks.days [CASE ...]`, run from the project's folder after `make demo` made the environment. Each
 case runs in processes of its own, in a fresh folder, and prints wall seconds, CPU seconds (user and system, with
-children) and peak memory. Not here: bare engines (``pipeline.py``), and small days
-beside Dagster's own share (``scale.py``).
+children) and peak memory. Not here: bare engines (``pipeline.py``), small days beside Dagster's own share
+(``scale.py``).
 """
 
 from __future__ import annotations

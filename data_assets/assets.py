@@ -796,7 +796,6 @@ def _late_share(kpis: Mapping[str, Any]) -> float:
     return float(kpis["late"] / kpis["rows_in"]) if kpis["rows_in"] else 0.0
 
 
-_LANES = ("path", "content_hash", "lane", "lane_reason")
 NO_REASONS = {"reason": pl.String, "rows": pl.Int64}
 REPORT_TABLES = (
     "raw_events",
@@ -938,11 +937,14 @@ def _day_input(  # noqa: PLR0913, PLR0917 - what a report is made of
 
 
 def _with_lanes(files: pl.DataFrame, of_day: pl.DataFrame) -> pl.DataFrame:
-    """A day's files with how each was read; for few of them the engine's join takes ten times as long."""
-    known = {(path, digest): how for path, digest, *how in of_day.select_seq(*_LANES).iter_rows()}
-    found = [known.get(file, (None, None)) for file in files.select_seq(*_LANES[:2]).iter_rows()]
-    lanes = zip(_LANES[2:], zip(*found, strict=True), strict=True) if found else ()
-    return files.with_columns_seq(pl.Series(name, texts, pl.String) for name, texts in lanes)
+    """A day's files with how each was read; the engine's join of a single file takes 0.5 ms."""
+    columns = of_day.select_seq("path", "content_hash", "lane", "lane_reason")
+    known = {(path, digest): (lane, reason) for path, digest, lane, reason in columns.iter_rows()}
+    found = [known.get(file, (None, None)) for file in files.select_seq("path", "content_hash").iter_rows()]
+    return files.with_columns_seq(
+        lane=pl.Series([lane for lane, _ in found], dtype=pl.String),
+        lane_reason=pl.Series([reason for _, reason in found], dtype=pl.String),
+    )
 
 
 def _by_row_group(scan: pl.LazyFrame) -> pl.LazyFrame:

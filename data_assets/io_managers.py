@@ -1,7 +1,8 @@
 """How an asset's days reach the lake and the warehouse, and how they come back.
 
-Here: the two IO managers, and how Dagster shows a contract (column schema, lineage). Not here: files, transactions and
-locks (``storage.py``), nor what is computed (``metrics.py``).
+Here: the IO managers, a table's days as they are loaded, and how Dagster shows them: a contract (column schema,
+lineage), metadata of days. Not here: files, transactions and locks (``storage.py``), nor what is computed
+(``metrics.py``).
 
 An asset hands over a mapping of day to frame. Days that it refused are left out, and only the days that were written
 are recorded as materialised. Inputs are mappings too: a day that was refused or never written is missing from them.
