@@ -187,6 +187,7 @@ def _looked_and_made(words: str, folder: Path) -> list[Row]:
         _command(f"{words}: `plan`", folder, "plan", "--json"),
         _command(f"{words}: landing (`status`)", folder, "status", "--json"),
         _command(f"{words}: `run`", folder, "run"),
+        _command(f"{words}: `plan` when all is made", folder, "plan", "--json"),
     ]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dagster import DagsterInstance
 
-    from data_assets.planning import FilePlan
+    from data_assets.planning import FilePlan, Total
     from data_assets.quarantine import Filters
 
 SHOWN_FILES = 20
@@ -310,29 +310,46 @@ def plan(config_path: Path | None, paths: tuple[Path, ...], as_json: bool) -> No
 
     Of a large file only a sample is read; what is predicted from it says so. Exits with 1 when a file would be refused.
     """
-    from data_assets import drift, planning
+    from data_assets import planning
 
     config = load_config(config_path)
-    plans: list[FilePlan] = []
+    files: list[tuple[Path, str]] = []
     ignored: dict[str, str] = {}
     for path in paths or (config.raw_dir,):
         if path.is_dir():
             there, listing = planning.files_below(config, path, time.time_ns())
             ignored |= listing.ignored
-            plans += [planning.plan_file(there, there.raw_dir / f.path, f.path) for f in listing.files]
+            files += [(there.raw_dir / file.path, file.path) for file in listing.files]
         else:
-            plans.append(planning.plan_file(config, path, planning.relative_path(config, path)))
+            files.append((path, planning.relative_path(config, path)))
+    with click.progressbar(files, label="looking", file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
+        plans = planning.plan_files(config, bar)
+    total = planning.in_all(config, plans)
     if as_json:
-        files = [asdict(p) | {"reject_rate": p.reject_rate} for p in plans]
-        click.echo(json.dumps({"files": files, "ignored": ignored}))
+        of_files = [asdict(p) | {"reject_rate": p.reject_rate} for p in plans]
+        click.echo(json.dumps({"files": of_files, "ignored": ignored, "in_all": asdict(total)}))
     elif not plans:
         click.echo("There is no file to plan for.")
     else:
         shown = [line for p in plans[:SHOWN_FILES] for line in _plan_in_words(p)]
-        shown += [f"{len(plans) - SHOWN_FILES} more files: --json has them all"] if len(plans) > SHOWN_FILES else []
+        shown += [f"{len(plans) - SHOWN_FILES:,} more files: --json has them all"] if len(plans) > SHOWN_FILES else []
         shown += [f"ignored: {visible(name)}: {why}" for name, why in ignored.items()]
+        shown += _total_in_words(total) if len(plans) > 1 else []
         click.echo("\n".join(shown))
-    sys.exit(1 if any(p.error or drift.fails(p.changes) for p in plans) else 0)
+    sys.exit(1 if total.unusable else 0)
+
+
+def _total_in_words(total: Total) -> list[str]:
+    lines = [f"in all: {total.files:,} files" + (f", {total.unusable:,} of them REFUSED" if total.unusable else "")]
+    lines.append(f"  rows     {'' if total.rows_exact else 'about '}{total.rows:,}")
+    days = sorted((*total.new, *total.changed, *total.unchanged))
+    if days:
+        lines.append(
+            f"  days     {len(days):,}, {days[0]} to {days[-1]}: {len(total.new):,} new, "
+            f"{len(total.changed):,} changed, {len(total.unchanged):,} as made"
+        )
+    lines.append(f"  refused  {total.refused:,} of {total.sampled_rows:,} records looked at")
+    return [*lines, *_needs_in_words(total)]
 
 
 def _plan_in_words(found: FilePlan) -> list[str]:
@@ -358,20 +375,18 @@ def _plan_in_words(found: FilePlan) -> list[str]:
                  + (f" ({found.reject_rate:.2%})" if found.sampled_rows else "")
                  + (" of the sample" if found.sample else "") + reasons)  # fmt: skip
     lines += [f"  schema   {change.policy}: {change.text}" for change in found.changes]
-    lines += _decisions_in_words(found)
-    lines.append(f"  a run    up to about {found.seconds:,.0f} CPU-s and {found.memory_mb:,} MB")
-    return lines
+    return lines + _needs_in_words(found)
 
 
-def _decisions_in_words(found: FilePlan) -> list[str]:
-    """How the days would be worked on: for each way the day that would take most."""
+def _needs_in_words(found: FilePlan | Total) -> list[str]:
+    """How the days would be worked on, for each way the day that would take most, and what a run would take."""
     lines = []
     for mode in dict.fromkeys(decision.mode for decision in found.decisions.values()):
         days = {day: decision for day, decision in found.decisions.items() if decision.mode == mode}
         day, most = max(days.items(), key=lambda item: item[1].needed)
         of_days = f"{day}, the largest of {len(days):,} days" if len(days) > 1 else day
         lines.append(f"  memory   {most.words} ({of_days})")
-    return lines
+    return [*lines, f"  a run    up to about {found.seconds:,.0f} CPU-s and {found.memory_mb:,} MB"]
 
 
 def _columns_in_words(found: FilePlan) -> list[str]:

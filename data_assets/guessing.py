@@ -25,7 +25,7 @@ from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.delimited import guess_delimiter
 from data_assets.ingest.records import MALFORMED
-from data_assets.planning import FilePlan, files_below, open_text, plan_file, take_sample
+from data_assets.planning import FilePlan, files_below, open_text, plan_files, take_sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,7 +185,7 @@ def propose(files: Sequence[Path], raw: Path) -> Proposal:
             draft.choices[name].why = "could not be guessed" + (f"; candidates: {_names(near)}" if near else "")
         known = [n for n in config.source.required if n not in unknown]
         rest = config.model_copy(update={"source": config.source.model_copy(update={"required": tuple(known)})})
-        plans = [plan_file(rest, path, path.name) for path in files]
+        plans = plan_files(rest, [(path, path.name) for path in files])
         _first_day(draft, plans)
         _hint(draft, plans)
         text = _text(draft, files)

@@ -186,7 +186,7 @@ def refresh(
             "the folder again, empty.",
             path="",
         )
-    mapping = _mapping(config)
+    mapping = mapping_mark(config)
     keep, todo = _compare(old, listing, mapping)
     known = (
         {row["path"]: row for row in old.select("path", "content_hash", "mapping").unique().to_dicts()} if todo else {}
@@ -314,19 +314,13 @@ def _compare(old: pl.DataFrame, listing: Listing, mapping: str) -> tuple[pl.Data
     return keep, [LandedFile(*row) for row in todo.iter_rows()]
 
 
-def _mapping(config: PipelineConfig) -> str:
+def mapping_mark(config: PipelineConfig) -> str:
     """What decides, beside a day's files, what its tables hold: the configuration, then the lookup file's content.
 
     A lookup that cannot be read counts as a content of its own: its days are due, and are refused with the reason.
     """
     lookup = config.cleaning.lookup.file
-    if lookup is None:
-        return config.mapping_fingerprint()
-    try:
-        content = _digest(lookup)
-    except OSError:
-        content = "none"
-    return f"{config.mapping_fingerprint()}:{content}"
+    return config.mapping_fingerprint() + ("" if lookup is None else f":{_digest(lookup)}")
 
 
 def _reads_alike(one: str, other: str) -> bool:

@@ -28,10 +28,11 @@ EAGER_ROWS = 10_000_000
 FIXED_BYTES = 24  # of a row: start, end and value
 NUMBER_BYTES, TEXT_BYTES = 8, 16  # of a user; a text of more than TEXT_INLINE bytes stands elsewhere as well
 TEXT_INLINE = 12
-# What holding a day takes at its peak: so many times the bytes of its rows, and what the engine keeps beside, which
-# grows with small days alone. `python -m benchmarks.memory`: at most 18, 152, 425, 1,358 MB for 0.1, 1, 3, 10 million.
+# What holding a day takes at its peak, at most: so many times the bytes of its rows, and what the engine keeps beside,
+# which grows with small days alone. Users that stand in 64 bits together with their times take half to two thirds of it
+# (`python -m benchmarks.memory`); which do is known only when the day is there.
 HELD_FACTOR = 3.8
-KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES = 100, 80_000_000
+KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES = 120, 80_000_000
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What a run would do with a file, told from a sample of it and without writing anything into the project.
+"""What a run would do with files, told from a sample of each and without writing anything into the project.
 
-Here: the sample (head, blocks from the middle and the end), what the ordinary reader makes of it, and what that
-predicts of the whole file. Not here: reading (``ingest/``), a first configuration (``guessing.py``), or the words on
-the terminal (``commands.py``).
+Here: the sample (head, blocks from the middle and the end), what the ordinary reader makes of it, what that predicts of
+the whole file, and what a run over all of them would take. Not here: reading (``ingest/``), a first configuration
+(``guessing.py``), or the words on the terminal (``commands.py``).
 
 A file that is small is its own sample, and what is said of it is exact.
 """
@@ -16,9 +16,10 @@ import json
 import math
 import re
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TextIO, cast
 
 import polars as pl
 import pyarrow as pa
@@ -27,17 +28,18 @@ import pyarrow.parquet as pq
 from data_assets import drift, ingest, memory
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
 from data_assets.engine import FEW_ROWS, chosen, for_rows
-from data_assets.errors import SourceFileError, nearest, visible
+from data_assets.errors import SourceFileError, nearest
 from data_assets.ingest import columnar
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
 from data_assets.ingest.delimited import guess_delimiter
 from data_assets.ingest.mapping import sources
-from data_assets.landing import home_day_in_name, list_files, read_ledger, seen_files
+from data_assets.ingest.opening import cannot_open
+from data_assets.landing import home_day_in_name, list_files, mapping_mark, read_ledger, seen_files
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from data_assets.config import ColumnSource, PipelineConfig
     from data_assets.ingest.mapping import Source
@@ -58,15 +60,17 @@ _SNIFFED_CHARACTERS = 256 << 10
 _COUNTED = pl.Schema({"day": pl.Date(), "reasons": pl.List(pl.String()), "n": pl.Int64()})
 
 # Measured with `python -m benchmarks.memory`: two cores, five columns, 100,000 to 10 million rows of one day. Beyond
-# what a day is held for it takes no more, however many rows it has; Parquet takes more than CSV. A day is from
-# `python -m benchmarks.scale days`, the exact lane from `run --json` of 500,000 quoted rows (10.8 CPU-s).
+# what a day is held for it takes no more, however many rows it has. A day and a file are from `python -m
+# benchmarks.scale` (1,000 days in one file, 10,000 files of one day), the exact lane from `run --json` of 500,000
+# quoted rows (10.8 CPU-s).
 _START_SECONDS = 4.0
-_FAST_SECONDS_PER_ROW = 1.7e-6
+_FAST_SECONDS_PER_ROW = 1.2e-6
 _EXACT_SECONDS_PER_ROW = 12e-6
-_SECONDS_PER_DAY = 0.2
+_SECONDS_PER_FILE = 0.01
+_SECONDS_PER_DAY = 0.12
 _SECONDS_PER_USER_DAY = 1e-6
 _START_MB = 350
-_BYTES_PER_ROW_OF_A_DAY = 160
+_BYTES_PER_ROW_OF_A_DAY = 75
 _BYTES_PER_USER_DAY = 200
 _WIDE = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -116,8 +120,11 @@ class FilePlan:
         refused: of these, how many would be quarantined.
         reasons: reason to records of the sample.
         changes: what its schema differs in from that of the files before, or the accepted one.
-        memory_mb, seconds: what a run over this file alone would take.
-        decisions: how each of those days would be worked on, as far as this file goes, by what memory there is now.
+        events: day to the valid records that the whole file has of it.
+        user_days: how many users the whole file has, counted for each day.
+        user_length: mean bytes of a user_id; ``None`` for whole numbers.
+        memory_mb, seconds: what a run over this file alone would take: the peak of its process, CPU seconds.
+        decisions: how it would work on each of those days, by what memory there is now.
     """
 
     path: str
@@ -142,9 +149,17 @@ class FilePlan:
     refused: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     changes: tuple[drift.Change, ...] = ()
+    events: Mapping[str, int] = field(default_factory=dict)
+    user_days: int = 0
+    user_length: float | None = None
     memory_mb: int = 0
     seconds: float = 0.0
     decisions: Mapping[str, memory.Decision] = field(default_factory=dict)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a run would not take it."""
+        return self.error is not None or drift.fails(self.changes)
 
     @property
     def reject_rate(self) -> float:
@@ -190,11 +205,7 @@ def take_sample(path: Path, relative: str, encoding: str, folder: Path) -> Sampl
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as problem:
-        raise SourceFileError(
-            f"{visible(relative)} cannot be opened: {visible(problem.strerror or str(problem))}.",
-            "Check that the file is still there and may be read.",
-            path=relative,
-        ) from problem
+        raise cannot_open(relative, problem) from problem
     codec = codec_of(f".{packed}" if packed else "", start)
     if kind == "parquet":
         return Sample(path, relative) if codec or size == 0 else _parquet_sample(path, relative, folder)
@@ -345,24 +356,85 @@ def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
-def plan_file(config: PipelineConfig, path: Path, relative: str) -> FilePlan:
-    """What a run would make of the file. Reads the ledger; writes to a temporary folder alone.
+def plan_files(config: PipelineConfig, files: Iterable[tuple[Path, str]]) -> list[FilePlan]:
+    """What a run would make of these files. Reads the ledger; writes to a temporary folder alone.
+
+    The schema of each is compared as a run compares it: with those of the files before it, in the ledger and of these.
+
+    Args:
+        config: what ``pipeline.yaml`` says.
+        files: where each lies, and its path below the raw directory.
 
     Raises:
-        ConfigurationError: the mapping's SQL cannot work with this file.
+        ConfigurationError: the mapping's SQL cannot work with one of them.
     """
-    known = FilePlan(relative, path.stat().st_size)
+    known = _known(config)
+    plans, seen = [], []
+    for path, relative in files:
+        plan, schema = _plan_file(config, path, relative, known)
+        plans.append(plan)
+        seen += [] if schema is None else [schema]
+    planned = {plan.path for plan in plans}
+    others = [file for file in seen_files(known.ledger) if file.path not in planned]
+    changes, _ = drift.judge([*others, *seen], drift.read_accepted(config.schema_drift.accepted), config)
+    return [replace(plan, changes=changes.get(plan.path, ())) for plan in plans]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is the same for all files of a plan.
+
+    Attributes:
+        ledger: the table ``landed_files``.
+        as_landed: path to the size and modification time that the ledger has of it, as the mapping is now.
+        finished: the days that are made.
+        available: bytes that there are to hold a day.
+    """
+
+    ledger: pl.DataFrame
+    as_landed: Mapping[str, tuple[int, int]]
+    finished: Collection[str]
+    available: int
+
+
+def _known(config: PipelineConfig) -> _Known:
+    ledger = read_ledger(Lake(config.lake_dir))
+    same = ledger.filter(mapping=pl.lit(mapping_mark(config))).select("path", "size", "mtime_ns")
+    as_landed = {path: (size, mtime_ns) for path, size, mtime_ns in same.iter_rows()}
+    return _Known(ledger, as_landed, DayLog(config.lake_dir).finished().keys(), memory.available(config.memory))
+
+
+def _plan_file(
+    config: PipelineConfig, path: Path, relative: str, known: _Known
+) -> tuple[FilePlan, drift.SeenFile | None]:
+    """What would become of one file, but for the changes of its schema, and that; a file that is refused has none."""
+    plan = FilePlan(relative, 0)
     with tempfile.TemporaryDirectory(prefix="data-assets-plan-") as name:
         folder = Path(name)
         try:
             sample = take_sample(path, relative, config.source.csv.encoding, folder)
+            stat = path.stat()
+            plan = replace(plan, size=stat.st_size)
             records = ingest.open_records(sample.path, sample.relative, config, folder, require_columns=False)
-            known = _read_as(config, known, sample, records)
+            plan = _read_as(config, plan, sample, records)
             ingest.check_required(records, relative, config)
             with for_rows(records.physical_rows):
-                return _foretold(config, known, records, path)
+                home = _home_day(config, relative, records, stat)
+                plan = _foretold(config, plan, records, home)
+                schema = drift.SeenFile(relative, home, drift.observe(records, relative, config))
         except SourceFileError as problem:
-            return replace(known, error=str(problem))
+            return replace(plan, error=str(problem)), None
+    made = tuple(day for day in plan.days if day in known.finished)
+    is_as_landed = known.as_landed.get(relative) == (stat.st_size, stat.st_mtime_ns)
+    needs = _needs(config, [plan], plan.days, known.available)
+    plan = replace(
+        plan,
+        new=tuple(day for day in plan.days if day not in known.finished),
+        changed=() if is_as_landed else made,
+        unchanged=made if is_as_landed else (),
+        **needs._asdict(),
+    )
+    return plan, schema
 
 
 def _read_as(config: PipelineConfig, known: FilePlan, sample: Sample, records: ingest.Records) -> FilePlan:
@@ -423,18 +495,22 @@ def _origin(theirs: ColumnSource, source: Source) -> str | None:
     return source.uses[0] if source.uses else None
 
 
-def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, path: Path) -> FilePlan:
-    """What would become of the records, and what a run over this file alone would take."""
-    stat = path.stat()
-    home = home_day_in_name(known.path)
+def _home_day(config: PipelineConfig, relative: str, records: ingest.Records, stat: os.stat_result) -> dt.date:
+    """The day of the rows that tell none, as the ledger has it."""
+    home = home_day_in_name(relative)
     if home is None and records.physical_rows:
-        first = ingest.count_days(records, known.path, config)["day"].drop_nulls().min()
+        first = ingest.count_days(records, relative, config)["day"].drop_nulls().min()
         home = first if isinstance(first, dt.date) else None
-    home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
+    return max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
+
+
+def _foretold(config: PipelineConfig, plan: FilePlan, records: ingest.Records, home: dt.date) -> FilePlan:
+    """The plan with what would become of the records."""
     counted = pl.DataFrame({"day": [home], "reasons": [[]], "n": [0]}, schema=_COUNTED)
-    user_days, text_length = 0, None
+    scale = plan.rows / max(1, plan.sampled_rows)
+    user_days, length = 0, None
     if records.physical_rows:
-        judged = ingest.classify(records, known.path, home, config).select("day", "reasons", "user_id")
+        judged = ingest.classify(records, plan.path, home, config).select("day", "reasons", "user_id")
         if records.physical_rows <= FEW_ROWS:
             judged = judged.collect(engine=chosen()).lazy()
         valid = judged.filter(pl.col("reasons").list.len() == 0)
@@ -449,35 +525,25 @@ def _foretold(config: PipelineConfig, known: FilePlan, records: ingest.Records, 
             ],
             engine=chosen(),
         )
-        user_days, valid_rows, text_length = users.row(0)
-        user_days = _of_all(user_days, valid_rows, known.rows / max(1, known.sampled_rows))
-    refused = counted.filter(pl.col("reasons").list.len() > 0)
+        user_days, valid_rows, length = users.row(0)
+        user_days = _of_all(user_days, valid_rows, scale)
+    is_refused = pl.col("reasons").list.len() > 0
+    refused, valid_days = counted.filter(is_refused), counted.filter(~is_refused).sort("day")
     reasons = (
         refused.explode("reasons")
         .group_by(reason="reasons")
         .agg(pl.sum("n"))
         .sort(["n", "reason"], descending=[True, False])
     )
-    days = dict(counted.group_by("day").agg(pl.sum("n")).sort("day").iter_rows())
-    rows, scale = known.rows, known.rows / max(1, known.sampled_rows)
-    length = (text_length or 0.0) if config.source.types.user_id == "string" else None
-    cost = _EXACT_SECONDS_PER_ROW if known.lane == "exact" else _FAST_SECONDS_PER_ROW
-    held = min(max(days.values(), default=0) * scale, memory.EAGER_ROWS)
-    state = _state(config, known.path, stat, [d.isoformat() for d in days])
+    days = counted.group_by("day").agg(pl.sum("n")).sort("day")
     return replace(
-        known,
-        days={day.isoformat(): n for day, n in days.items()},
-        decisions=_decisions(config, counted.filter(pl.col("reasons").list.len() == 0), scale, length),
-        new=tuple(state["new"]),
-        changed=tuple(state["changed"]),
-        unchanged=tuple(state["unchanged"]),
+        plan,
+        days={day.isoformat(): n for day, n in days.iter_rows()},
         refused=int(refused["n"].sum()),
         reasons=dict(reasons.iter_rows()),
-        changes=_changes(config, known.path, records, home),
-        seconds=round(
-            _START_SECONDS + cost * rows + _SECONDS_PER_DAY * len(days) + _SECONDS_PER_USER_DAY * user_days, 1
-        ),
-        memory_mb=round(_START_MB + (_BYTES_PER_ROW_OF_A_DAY * held + _BYTES_PER_USER_DAY * user_days) / 1e6),
+        events={day.isoformat(): round(n * scale) for day, n in valid_days.select("day", "n").iter_rows()},
+        user_days=user_days,
+        user_length=(length or 0.0) if config.source.types.user_id == "string" else None,
     )
 
 
@@ -501,37 +567,81 @@ def _drawn(of: float, draws: float) -> float:
     return -of * math.expm1(-draws / of)
 
 
-def _decisions(
-    config: PipelineConfig, valid: pl.DataFrame, scale: float, text_length: float | None
-) -> dict[str, memory.Decision]:
-    """How each day would be worked on, by the events that the sample has of it (``day``, ``n``)."""
-    available = memory.available(config.memory)
-    events = {day.isoformat(): round(n * scale) for day, n in valid.sort("day").select("day", "n").iter_rows()}
-    return {
-        day: memory.decide(rows, memory.needed(rows, text_length), available, config.memory)
-        for day, rows in events.items()
-    }
+# --- what a run would take ------------------------------------------------------------------------------------------
 
 
-def _changes(config: PipelineConfig, relative: str, records: ingest.Records, home: dt.date) -> tuple[drift.Change, ...]:
-    """What the sample's schema differs in from what is known of the other files in the ledger."""
-    others = [file for file in seen_files(read_ledger(Lake(config.lake_dir))) if file.path != relative]
-    _, before = drift.judge(others, drift.read_accepted(config.schema_drift.accepted), config)
-    if before is None:
-        return ()
-    return tuple(drift.compare(before, drift.observe(records, relative, config), config, home))
+@dataclass(frozen=True)
+class Total:
+    """Several files together, as one run would find them.
+
+    Attributes:
+        files, unusable: how many there are, and how many of them a run would refuse.
+        rows: physical records of the others; predicted unless ``rows_exact``.
+        new, changed, unchanged: the days of the others; one that any file changes is changed.
+        sampled_rows, refused: records looked at, and how many of these would be quarantined.
+        seconds, memory_mb, decisions: what a run would take for the days that are new or changed.
+    """
+
+    files: int
+    unusable: int
+    rows: int
+    rows_exact: bool
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    sampled_rows: int
+    refused: int
+    seconds: float
+    memory_mb: int
+    decisions: Mapping[str, memory.Decision]
 
 
-def _state(config: PipelineConfig, relative: str, stat: os.stat_result, days: list[str]) -> dict[str, list[str]]:
-    """The days by what a run would find; by size and modification time, as the ledger is compared with the folder."""
-    finished = DayLog(config.lake_dir).finished()
-    same = read_ledger(Lake(config.lake_dir)).filter(
-        path=pl.lit(relative),
-        size=pl.lit(stat.st_size, pl.Int64),
-        mtime_ns=pl.lit(stat.st_mtime_ns, pl.Int64),
-        mapping=pl.lit(config.mapping_fingerprint()),
+def in_all(config: PipelineConfig, plans: Sequence[FilePlan]) -> Total:
+    """What a run over all of these files would find and take."""
+    usable = [plan for plan in plans if not plan.is_refused]
+    new = {day for plan in usable for day in plan.new}
+    changed = {day for plan in usable for day in plan.changed}
+    due = new | changed
+    read = [plan for plan in usable if not due.isdisjoint(plan.days)]
+    return Total(
+        files=len(plans),
+        unusable=len(plans) - len(usable),
+        rows=sum(plan.rows for plan in usable),
+        rows_exact=all(plan.rows_exact for plan in usable),
+        new=tuple(sorted(new)),
+        changed=tuple(sorted(changed)),
+        unchanged=tuple(sorted({day for plan in usable for day in plan.unchanged} - due)),
+        sampled_rows=sum(plan.sampled_rows for plan in usable),
+        refused=sum(plan.refused for plan in usable),
+        **_needs(config, read, due, memory.available(config.memory))._asdict(),
     )
-    state: dict[str, list[str]] = {"new": [], "changed": [], "unchanged": []}
-    for day in days:
-        state["new" if day not in finished else "changed" if same.is_empty() else "unchanged"].append(day)
-    return state
+
+
+class _Needs(NamedTuple):
+    """What one run takes, CPU seconds and the peak of its process, and how it would work on each day."""
+
+    seconds: float
+    memory_mb: int
+    decisions: dict[str, memory.Decision]
+
+
+def _needs(config: PipelineConfig, plans: Iterable[FilePlan], days: Collection[str], available: int) -> _Needs:
+    """What a run over these files takes that makes these of their days."""
+    events: Counter[str] = Counter()
+    seconds, user_days, lengths = _START_SECONDS + _SECONDS_PER_DAY * len(days), 0, []
+    for plan in plans:
+        events.update({day: n for day, n in plan.events.items() if day in days})
+        user_days += plan.user_days
+        cost = _EXACT_SECONDS_PER_ROW if plan.lane == "exact" else _FAST_SECONDS_PER_ROW
+        seconds += _SECONDS_PER_FILE + cost * plan.rows
+        lengths += [] if plan.user_length is None else [plan.user_length]
+    held = min(max(events.values(), default=0), memory.EAGER_ROWS)
+    length = max(lengths, default=None)
+    return _Needs(
+        seconds=round(seconds + _SECONDS_PER_USER_DAY * user_days, 1),
+        memory_mb=round(_START_MB + (_BYTES_PER_ROW_OF_A_DAY * held + _BYTES_PER_USER_DAY * user_days) / 1e6),
+        decisions={
+            day: memory.decide(rows, memory.needed(rows, length), available, config.memory)
+            for day, rows in sorted(events.items())
+        },
+    )

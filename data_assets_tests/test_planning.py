@@ -16,9 +16,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from data_assets import guessing, ingest, memory, planning, runs
+from data_assets import guessing, ingest, landing, memory, planning, runs
 from data_assets.cli import main
 from data_assets.config import PipelineConfig, load_config
+from data_assets.storage import Lake
 
 HEADER = "user_id,session_start,session_end,event_type,value,metadata"
 REAL = Path(__file__).parents[2] / "shared" / "data" / "real"
@@ -47,6 +48,12 @@ def big(tmp_path_factory):
     return folder
 
 
+def only(config, path, relative):
+    """The plan of one file."""
+    (plan,) = planning.plan_files(config, [(path, relative)])
+    return plan
+
+
 def cli(*args):
     done = CliRunner().invoke(main, list(args))
     assert done.exit_code in (0, 1, 2), done.output
@@ -67,7 +74,7 @@ def cli(*args):
 )
 def test_a_sample_predicts_the_whole_file(big, tmp_path, name, form, blocks):
     config = PipelineConfig(data_dir=tmp_path / "data")
-    found = planning.plan_file(config, big / name, name)
+    found = only(config, big / name, name)
     assert (found.error, found.format, bool(found.sample)) == (None, form, True)
     assert found.sampled_rows < 150_000
     assert found.rows == pytest.approx(200_000, rel=0.03)
@@ -86,7 +93,7 @@ def test_a_small_file_is_told_exactly_and_agrees_with_the_reader(tmp_path):
     raw.mkdir(parents=True)
     (raw / "a.csv").write_text("\n".join([HEADER, *(line(n, bad=n % 7 == 0) for n in range(1000)), "short,row"]))
     config = PipelineConfig(data_dir=tmp_path / "data")
-    found = planning.plan_file(config, raw / "a.csv", "a.csv")
+    found = only(config, raw / "a.csv", "a.csv")
     assert (found.sample, found.rows, found.rows_exact, found.refused) == ("", 1001, True, 144)
     assert found.reasons == {"unreadable_user_id": 143, "malformed_record": 1}
     records = ingest.open_records(raw / "a.csv", "a.csv", config, tmp_path)
@@ -98,7 +105,7 @@ def test_a_small_file_is_told_exactly_and_agrees_with_the_reader(tmp_path):
 def test_a_broken_array_is_refused(big, tmp_path, good, bad):
     broken = tmp_path / "broken.json"
     broken.write_text((big / "array.json").read_text().replace(good, bad, 1))
-    found = planning.plan_file(PipelineConfig(data_dir=tmp_path), broken, broken.name)
+    found = only(PipelineConfig(data_dir=tmp_path), broken, broken.name)
     assert "not valid JSON" in found.error
 
 
@@ -149,10 +156,10 @@ def test_plan_says_how_each_day_will_be_worked_on_and_the_run_does_so(tmp_path, 
 
 
 def test_what_holding_a_day_takes_is_foretold_from_a_sample_too(big, tmp_path):
-    found = planning.plan_file(PipelineConfig(data_dir=tmp_path / "data"), big / "table.parquet", "table.parquet")
+    found = only(PipelineConfig(data_dir=tmp_path / "data"), big / "table.parquet", "table.parquet")
     assert sum(d.needed for d in found.decisions.values()) == pytest.approx(memory.needed(196_000), rel=0.01)
     texts = PipelineConfig.model_validate({"data_dir": tmp_path / "data", "source": {"types": {"user_id": "string"}}})
-    as_text = planning.plan_file(texts, big / "table.parquet", "table.parquet")
+    as_text = only(texts, big / "table.parquet", "table.parquet")
     assert sum(d.needed for d in as_text.decisions.values()) == pytest.approx(memory.needed(200_000, 3.0), rel=0.01)
 
 
@@ -188,6 +195,90 @@ def test_plan_says_how_the_schema_differs_from_that_of_the_files_before(tmp_path
     ]
 
 
+def test_schemas_of_a_folder_are_compared_as_the_run_will_compare_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "data/raw"
+    raw.mkdir(parents=True)
+    (tmp_path / "pipeline.yaml").write_text("source: {settle_seconds: 0}\n")
+    columns, row = "user_id,session_start,event_type,value", "1,2024-03-0{},view,{}\n"
+    for day, name in ((1, "a"), (2, "b"), (4, "d")):
+        (raw / f"{name}_2024-03-0{day}.csv").write_text(columns + "\n" + row.format(day, "1.5") * 200)
+    (raw / "c_2024-03-03.csv").write_text(columns + ",more\n" + (row.format(3, "2.5").strip() + ",x\n") * 200)
+    (raw / "e_2024-03-05.csv").write_text(columns + "\n" + row.format(5, "much") * 200)
+
+    def planned():
+        return {f["path"]: [c["kind"] for c in f["changes"]] for f in json.loads(cli("plan", "--json").stdout)["files"]}
+
+    before = planned()
+    assert before == {
+        "a_2024-03-01.csv": [],
+        "b_2024-03-02.csv": [],
+        "c_2024-03-03.csv": ["new_column"],
+        "d_2024-03-04.csv": ["missing_column"],
+        "e_2024-03-05.csv": ["type_change"],  # d was let pass without the column, so from then on it may be missing
+    }
+    assert cli("status").exit_code == 1
+    changes = landing.open_changes(landing.read_ledger(Lake(load_config().lake_dir)))
+    assert {path: [c.kind for c in found] for path, found in changes.items()} == {p: k for p, k in before.items() if k}
+    assert planned() == before  # what the ledger has of a file itself counts no more
+
+
+def test_plan_says_what_all_files_come_to(tmp_path, monkeypatch, project_at):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "data/raw"
+    raw.mkdir(parents=True)
+    (tmp_path / "pipeline.yaml").write_text("start_date: 2024-01-01\nsource: {settle_seconds: 0}\n")
+    (raw / "a.csv").write_text("\n".join([HEADER, line(0), line(10_000)]))
+    project_at(tmp_path, tmp_path).run("2024-01-01", "2024-01-02")
+    (raw / "b.csv").write_text("\n".join([HEADER, line(1), line(2, bad=True), line(20_000)]))
+    (raw / "c.csv").write_text("nothing\n1\n")
+    done = cli("plan")
+    assert done.exit_code == 1
+    said = done.stdout.partition("in all: ")[2].splitlines()
+    assert said[:4] == [
+        "3 files, 1 of them REFUSED",
+        "  rows     5",
+        "  days     3, 2024-01-01 to 2024-01-03: 1 new, 1 changed, 1 as made",
+        "  refused  1 of 5 records looked at",
+    ]
+    assert said[4].endswith("(2024-01-01, the largest of 2 days)")  # 2024-01-02 is as made: no run would work on it
+    total = json.loads(cli("plan", "--json").stdout)["in_all"]
+    assert (total["new"], total["changed"], total["unchanged"]) == (["2024-01-03"], ["2024-01-01"], ["2024-01-02"])
+    assert {day: d["needed"] for day, d in total["decisions"].items()} == {
+        "2024-01-01": memory.needed(2),  # a row of each file
+        "2024-01-03": memory.needed(1),
+    }
+    assert said[5] == f"  a run    up to about {total['seconds']:.0f} CPU-s and {total['memory_mb']} MB"
+    (raw / "b.csv").unlink()
+    assert "in all" not in cli("plan", str(raw / "a.csv")).stdout
+
+
+def test_plan_knows_a_day_as_made_where_a_lookup_is_configured(tmp_path, monkeypatch, project_at):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw").mkdir(parents=True)
+    lookup = tmp_path / "users.csv"
+    lookup.write_text("event_type,kind\nview,page\n")
+    settings = "cleaning: {lookup: {file: users.csv, key: event_type}}\n"
+    (tmp_path / "pipeline.yaml").write_text(f"start_date: 2024-01-01\nsource: {{settle_seconds: 0}}\n{settings}")
+    (tmp_path / "data/raw/a.csv").write_text(f"{HEADER}\n{line(0)}\n")
+    project_at(tmp_path, tmp_path).run("2024-01-01", "2024-01-01")
+
+    def found():
+        return [json.loads(cli("plan", "--json").stdout)["files"][0][name] for name in ("changed", "unchanged")]
+
+    assert found() == [[], ["2024-01-01"]]
+    lookup.write_text("event_type,kind\nview,screen\n")
+    assert found() == [["2024-01-01"], []]
+
+
+def test_a_file_that_is_gone_when_it_is_looked_at_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text(f"{HEADER}\n{line(0)}\n")
+    config = PipelineConfig(data_dir=tmp_path / "data")
+    gone, there = planning.plan_files(config, [(tmp_path / name, name) for name in ("gone.csv", "a.csv")])
+    assert gone.error.startswith("gone.csv cannot be opened: No such file or directory.")
+    assert (gone.is_refused, there.is_refused, there.rows) == (True, False, 1)
+
+
 def test_plan_says_what_is_refused_and_exits_with_1(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").write_text("userid,session_start,event_type,endd\n1,2024-01-01,view,\n")
@@ -216,7 +307,7 @@ def guessed(tmp_path, monkeypatch, name, text, code=0):
     done = cli("init", name)
     assert done.exit_code == code, done.output
     config = load_config(env={}, cwd=tmp_path)
-    return config, planning.plan_file(config, tmp_path / name, name), done.stdout
+    return config, only(config, tmp_path / name, name), done.stdout
 
 
 def table(columns, rows, delimiter=","):
@@ -327,5 +418,5 @@ def test_init_on_real_files_reads_nearly_all_of_them(tmp_path, folder, user, sta
     (tmp_path / "pipeline.yaml").write_text(found.text)
     config = load_config(env={}, cwd=tmp_path)
     assert (config.source.columns.user_id, config.source.columns.session_start) == (user, start)
-    plans = [planning.plan_file(config, path, path.name) for path in files]
+    plans = planning.plan_files(config, [(path, path.name) for path in files])
     assert max(p.reject_rate for p in plans) < 0.01

@@ -82,11 +82,7 @@ def open_records(
         with path.open("rb") as file:
             head = file.read(4)
     except OSError as problem:
-        raise SourceFileError(
-            f"{visible(relative)} cannot be opened: {visible(problem.strerror or str(problem))}.",
-            "Check that the file is still there and may be read.",
-            path=relative,
-        ) from problem
+        raise cannot_open(relative, problem) from problem
     own = Path(tempfile.mkdtemp(prefix="open-", dir=scratch))
     codec = codec_of(f".{packed}" if packed else "", head)
     if codec is not None:
@@ -107,3 +103,12 @@ def open_records(
             [held] = collected([records.frame], relative)
         return replace(records, frame=held.lazy())
     return records
+
+
+def cannot_open(relative: str, problem: OSError) -> SourceFileError:
+    """The refusal of a file that the operating system refuses."""
+    return SourceFileError(
+        f"{visible(relative)} cannot be opened: {visible(problem.strerror or str(problem))}.",
+        "Check that the file is still there and may be read.",
+        path=relative,
+    )
