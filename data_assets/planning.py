@@ -419,8 +419,8 @@ def _plan_file(
             plan = _read_as(config, plan, sample, records)
             ingest.check_required(records, relative, config)
             with for_rows(records.physical_rows):
-                home = _home_day(config, relative, records, stat)
-                plan = _foretold(config, plan, records, home)
+                home, judged = _judged(config, relative, records, stat)
+                plan = _foretold(config, plan, judged, home)
                 schema = drift.SeenFile(relative, home, drift.observe(records, relative, config))
         except SourceFileError as problem:
             return replace(plan, error=str(problem)), None
@@ -495,24 +495,29 @@ def _origin(theirs: ColumnSource, source: Source) -> str | None:
     return source.uses[0] if source.uses else None
 
 
-def _home_day(config: PipelineConfig, relative: str, records: ingest.Records, stat: os.stat_result) -> dt.date:
-    """The day of the rows that tell none, as the ledger has it."""
+def _judged(
+    config: PipelineConfig, relative: str, records: ingest.Records, stat: os.stat_result
+) -> tuple[dt.date, pl.LazyFrame]:
+    """The day of rows that tell none, as the ledger has it, and of each row ``day``, ``user_id`` and ``reasons``."""
     home = home_day_in_name(relative)
+    rows = ingest.all_at_sight(records, relative, config)
     if home is None and records.physical_rows:
-        first = ingest.count_days(records, relative, config)["day"].drop_nulls().min()
+        days = ingest.count_days(records, relative, config) if rows is None else rows.collect(engine=chosen())
+        first = days["day"].drop_nulls().min()
         home = first if isinstance(first, dt.date) else None
-    return max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
+    home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
+    if rows is not None:
+        return home, rows.select("day", "user_id", reasons=pl.lit([], pl.List(pl.String())))
+    judged = ingest.classify(records, relative, home, config).select("day", "user_id", "reasons")
+    return home, judged.collect(engine=chosen()).lazy() if records.physical_rows <= FEW_ROWS else judged
 
 
-def _foretold(config: PipelineConfig, plan: FilePlan, records: ingest.Records, home: dt.date) -> FilePlan:
+def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home: dt.date) -> FilePlan:
     """The plan with what would become of the records."""
     counted = pl.DataFrame({"day": [home], "reasons": [[]], "n": [0]}, schema=_COUNTED)
     scale = plan.rows / max(1, plan.sampled_rows)
     user_days, length = 0, None
-    if records.physical_rows:
-        judged = ingest.classify(records, plan.path, home, config).select("day", "reasons", "user_id")
-        if records.physical_rows <= FEW_ROWS:
-            judged = judged.collect(engine=chosen()).lazy()
+    if plan.sampled_rows:
         valid = judged.filter(pl.col("reasons").list.len() == 0)
         counted, users = pl.collect_all(
             [

@@ -253,6 +253,22 @@ def test_plan_says_what_all_files_come_to(tmp_path, monkeypatch, project_at):
     assert "in all" not in cli("plan", str(raw / "a.csv")).stdout
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a_2024-01-09.csv"])
+@pytest.mark.parametrize("kind", ["int64", "string"])
+@pytest.mark.parametrize("lines", [[], [line(0), line(1), line(10_000)], [line(0), line(1, bad=True)]])
+def test_a_small_file_that_reads_at_first_sight_is_foretold_as_by_every_rule(tmp_path, monkeypatch, name, kind, lines):
+    (tmp_path / name).write_text("\n".join([HEADER, *lines]))
+    os.utime(tmp_path / name, ns=(10**18, 10**18))
+    config = PipelineConfig.model_validate({"data_dir": tmp_path / "data", "source": {"types": {"user_id": kind}}})
+    monkeypatch.setattr(memory, "available", lambda _config: 10**9)
+    seen, at_sight = [], ingest.all_at_sight
+    monkeypatch.setattr(ingest, "all_at_sight", lambda *args: seen.append(at_sight(*args)) or seen[-1])
+    quick = only(config, tmp_path / name, name)
+    assert (seen[0] is not None) == (bool(lines) and (kind == "string" or not lines[-1].startswith("x")))
+    monkeypatch.setattr(ingest, "all_at_sight", lambda *_: None)
+    assert quick == only(config, tmp_path / name, name)
+
+
 def test_plan_knows_a_day_as_made_where_a_lookup_is_configured(tmp_path, monkeypatch, project_at):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/raw").mkdir(parents=True)

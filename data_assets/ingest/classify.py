@@ -109,6 +109,19 @@ def classify(records: Records, relative: str, home_day: dt.date, config: Pipelin
     )
 
 
+def all_at_sight(records: Records, relative: str, config: PipelineConfig) -> pl.LazyFrame | None:
+    """The rows of a small file that reads at first sight, all of them valid, as ``raw_events`` has them, with ``day``.
+
+    ``None`` of any other file. ``classify`` comes to the same, and takes three times as long.
+
+    Raises:
+        SourceFileError: the file turns out to be damaged.
+        ConfigurationError: the mapping's SQL does not fit the file.
+    """
+    quick = _quick(records, relative, config) if 0 < records.physical_rows <= _SAMPLE else None
+    return None if quick is None else quick.rows(relative)
+
+
 def split_file(
     records: Records,
     relative: str,
