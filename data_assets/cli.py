@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
+MOST_NAMED = 10
 STAGES = (
     "landed_files",
     "raw_events",
@@ -464,6 +465,10 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
     lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
     lines += _changes_in_words(found["schema_changes"], 10)
     lines += _without_rows(found["files_without_rows"])
+    settling = [visible(path) for path in found["files_settling"]]
+    if settling:
+        more = f" and {len(settling) - MOST_NAMED:,} more" if len(settling) > MOST_NAMED else ""
+        lines.append(f"too new, read once they no longer change: {', '.join(settling[:MOST_NAMED])}{more}")
     lines += [f"ignored: {visible(path)}: {reason}" for path, reason in found["files_ignored"].items()]
     return "\n".join(lines)
 

@@ -275,7 +275,7 @@ class SourceConfig(_Section):
     patterns: Texts = Field(
         default=("**/*.csv*", "**/*.json*", "**/*.jsonl*", "**/*.ndjson*", "**/*.parquet*"),
         min_length=1,
-        description="Files to look at, relative to the folder.",
+        description="Files to look at, relative to the folder, whether in capitals or not.",
     )
     columns: ColumnsConfig = Field(default=ColumnsConfig(), description="Ours to theirs.")
     types: TypesConfig = Field(default=TypesConfig(), description="Types that may be chosen.")

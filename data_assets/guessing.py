@@ -186,7 +186,8 @@ def propose(files: Sequence[Path], raw: Path) -> Proposal:
         known = [n for n in config.source.required if n not in unknown]
         rest = config.model_copy(update={"source": config.source.model_copy(update={"required": tuple(known)})})
         plans = plan_files(rest, [(path, path.name) for path in files])
-        _first_day(draft, plans)
+        if "session_start" not in unknown:
+            _first_day(draft, plans)
         _hint(draft, plans)
         text = _text(draft, files)
         _loaded(text, Path(folder))

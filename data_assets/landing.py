@@ -110,7 +110,7 @@ def list_files(config: PipelineConfig, now_ns: int) -> Listing:
             ignored[shown] = "its name tells no format that can be read"
         else:
             found = entry.stat(follow_symlinks=False)
-            if now_ns - found.st_mtime_ns < settle_ns:
+            if abs(now_ns - found.st_mtime_ns) < settle_ns:  # a time far ahead is another clock's, and says nothing
                 settling.append(relative)
             files.append(LandedFile(relative, found.st_size, found.st_mtime_ns))
     return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(settling)), ignored)
@@ -137,9 +137,9 @@ def _walk(root: Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
 
 
 def _pattern(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression for all patterns. ``**/`` also matches no folder at all, as shells have it."""
+    """One expression for all patterns, in capitals or not. ``**/`` also matches no folder at all, as shells have it."""
     flat = {p.removeprefix("**/") for p in patterns} | set(patterns)
-    return re.compile("|".join(fnmatch.translate(p) for p in sorted(flat)))
+    return re.compile("|".join(fnmatch.translate(p) for p in sorted(flat)), re.IGNORECASE)
 
 
 def _tells_format(relative: str) -> bool:

@@ -34,7 +34,7 @@ from data_assets.ingest.compressed import CODECS, codec_of, decompress
 from data_assets.ingest.delimited import guess_delimiter
 from data_assets.ingest.mapping import sources
 from data_assets.ingest.opening import cannot_open
-from data_assets.landing import home_day_in_name, list_files, mapping_mark, read_ledger, seen_files
+from data_assets.landing import fingerprints, home_day_in_name, list_files, mapping_mark, read_ledger, seen_files
 from data_assets.storage import DayLog, Lake
 
 if TYPE_CHECKING:
@@ -387,13 +387,15 @@ class _Known:
     Attributes:
         ledger: the table ``landed_files``.
         as_landed: path to the size and modification time that the ledger has of it, as the mapping is now.
-        finished: the days that are made.
+        finished: the days that were made.
+        made: those of them that are made from what the ledger has now.
         available: bytes that there are to hold a day.
     """
 
     ledger: pl.DataFrame
     as_landed: Mapping[str, tuple[int, int]]
     finished: Collection[str]
+    made: Collection[str]
     available: int
 
 
@@ -401,7 +403,9 @@ def _known(config: PipelineConfig) -> _Known:
     ledger = read_ledger(Lake(config.lake_dir))
     same = ledger.filter(mapping=pl.lit(mapping_mark(config))).select("path", "size", "mtime_ns")
     as_landed = {path: (size, mtime_ns) for path, size, mtime_ns in same.iter_rows()}
-    return _Known(ledger, as_landed, DayLog(config.lake_dir).finished().keys(), memory.available(config.memory))
+    marks, finished = fingerprints(ledger), DayLog(config.lake_dir).finished()
+    made = {day for day, mark in finished.items() if marks.get(day) == mark}
+    return _Known(ledger, as_landed, finished.keys(), made, memory.available(config.memory))
 
 
 def _plan_file(
@@ -424,14 +428,14 @@ def _plan_file(
                 schema = drift.SeenFile(relative, home, drift.observe(records, relative, config))
         except SourceFileError as problem:
             return replace(plan, error=str(problem)), None
-    made = tuple(day for day in plan.days if day in known.finished)
     is_as_landed = known.as_landed.get(relative) == (stat.st_size, stat.st_mtime_ns)
+    made = known.made if is_as_landed else set[str]()
     needs = _needs(config, [plan], plan.days, known.available)
     plan = replace(
         plan,
         new=tuple(day for day in plan.days if day not in known.finished),
-        changed=() if is_as_landed else made,
-        unchanged=made if is_as_landed else (),
+        changed=tuple(day for day in plan.days if day in known.finished and day not in made),
+        unchanged=tuple(day for day in plan.days if day in made),
         **needs._asdict(),
     )
     return plan, schema

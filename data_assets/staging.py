@@ -177,7 +177,8 @@ def _day(
     contracts = tables(config.source.types.user_id)
     files = files.sort("path")
     parts = {
-        kind: {path: _parts(folders[path] / kind / f"day={day}") for path in files["path"]} for kind in ingest.KINDS
+        kind: {path: _parts(folders[path] / kind / f"{ingest.DAY}={day}") for path in files["path"]}
+        for kind in ingest.KINDS
     }
     of_files = [_of_file(path, parts["valid"][path], parts["mended"][path]) for path in files["path"]]
     of_valid = [scan for scan in of_files if scan is not None]

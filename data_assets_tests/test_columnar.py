@@ -134,6 +134,87 @@ def test_bytes_and_durations_become_text(tmp_path):
     assert got["metadata"].to_list() == [json.dumps({"b": ["a", "\\xfe", None]}, separators=(",", ":")), None]
 
 
+@pytest.mark.parametrize("unit", ["ms", "us"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+@pytest.mark.parametrize("far", [2**63 - 1, -(2**63) + 1, 253_402_300_800_000_000])
+def test_a_time_beyond_all_years_costs_its_row_alone(tmp_path, unit, zone, far):
+    """DuckDB and PostgreSQL say "infinity" so, for what has no end; the engine cannot convert it."""
+    noon = 1_704_189_600 * {"ms": 1_000, "us": 1_000_000}[unit]
+    times = pa.array([noon, far, noon], pa.int64()).cast(pa.timestamp(unit, zone))
+    table = pa.table(
+        {
+            "user_id": ["1", "2", None],
+            "session_start": times,
+            "session_end": times,
+            "event_type": ["a", "b", "c"],
+            "valid_to": pa.array([far] * 3, pa.int64()).cast(pa.timestamp(unit, zone)),
+            "since": pa.array([2**31 - 1] * 3, pa.int32()).cast(pa.date32()),
+        }
+    )
+    frame = classified(tmp_path, table, required=["user_id", "session_start"])
+    start, end = "unreadable_session_start", "unreadable_session_end"
+    assert frame["reasons"].to_list() == [[], [start, end], ["missing_user_id"]]
+    assert frame["session_start"].to_list() == [dt.datetime(2024, 1, 2, 10), None, dt.datetime(2024, 1, 2, 10)]
+    assert (frame["valid_to"].unique().to_list(), frame["since"].unique().to_list()) == ([str(far)], [str(2**31 - 1)])
+    assert json.loads(frame["record"][1])["session_end"] == str(far)
+
+
+def test_a_date_beyond_all_years_costs_its_row_alone(tmp_path):
+    days = pa.array([19_724, 2**31 - 1, -(2**31) + 1], pa.int32()).cast(pa.date32())
+    frame = classified(tmp_path, pa.table({"session_start": days, "event_type": ["a", "b", "c"]}))
+    assert frame["session_start"].to_list() == [dt.datetime(2024, 1, 2), None, None]
+    assert frame["reasons"].to_list() == [[], ["unreadable_session_start"], ["unreadable_session_start"]]
+
+
+def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):
+    numbers = [2**53 + 1, 2**53, 2**63 - 1, 2**63, -7]
+    frame = classified(
+        tmp_path,
+        pa.table({"user_id": pa.array([decimal.Decimal(n) for n in numbers], pa.decimal128(38, 0))}),
+        types={"user_id": "int64"},
+    )
+    assert frame["user_id"].to_list() == [2**53 + 1, 2**53, 2**63 - 1, None, -7]
+    parts = [decimal.Decimal(text) for text in ("1.00000000000000000001", "7", "-0.5")]
+    frame = classified(
+        tmp_path, pa.table({"user_id": pa.array(parts, pa.decimal128(38, 20))}), types={"user_id": "int64"}
+    )
+    assert frame["user_id"].to_list() == [None, 7, None]
+    assert frame["reasons"][0].to_list() == ["unreadable_user_id"]
+
+
+def test_text_kept_as_a_dictionary_is_read_as_text(tmp_path):
+    texts = {
+        "user_id": ["1", "2", "x"],
+        "session_start": ["2024-01-04 10:00:00", "2024-01-05T10:00:00Z", "2024-01-06 10:00:00"],
+        "event_type": ["view", "", "NULL"],
+        "value": ["1.5", "2", "much"],
+        "other": ["a", "b", None],
+    }
+    required = {"required": ["user_id", "event_type"], "types": {"user_id": "int64"}}
+    plain = classified(tmp_path, pa.table(texts), **required)
+    coded = classified(tmp_path, pa.table({n: pa.array(t).dictionary_encode() for n, t in texts.items()}), **required)
+    assert coded.equals(plain)
+    assert plain["reasons"].to_list() == [
+        [],
+        ["missing_event_type"],
+        ["missing_event_type", "unreadable_user_id", "unreadable_value"],
+    ]
+
+
+@pytest.mark.parametrize("extra_columns", ["keep", "drop"])
+def test_columns_called_like_ours_stay_as_they_are(tmp_path, extra_columns):
+    """A record is told as it stood, whatever its columns are called."""
+    theirs = {"day": "Tue", "record": 7, "reasons": "none", "home_day": True}
+    row = {"user_id": 1, "session_start": dt.datetime(2024, 1, 2, 10), "event_type": "a", **theirs}
+    table = pl.DataFrame([row, row | {"user_id": None, "day": "Wed"}], infer_schema_length=None)
+    kept = {"extra_columns": extra_columns, "required": ["user_id"], "types": {"user_id": "int64"}}
+    frame = classified(tmp_path, table, **kept)
+    assert frame["reasons"].to_list() == [[], ["missing_user_id"]]
+    assert {n: json.loads(frame["record"][1])[n] for n in theirs} == theirs | {"day": "Wed"}
+    (valid,) = [pl.read_parquet(f, hive_partitioning=False) for f in (tmp_path / "out/valid").rglob("*.parquet")]
+    assert ("day" in valid.columns) == (extra_columns == "keep")
+
+
 def test_odd_names(tmp_path):
     names = ["", " A ", "a", "__line", "a.b", 'q"', "\n\x1b[31m", "☃", "n" * 5000]
     frame = classified(tmp_path, pl.DataFrame({name: [1] for name in names}))

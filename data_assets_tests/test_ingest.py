@@ -666,7 +666,7 @@ def test_split_keeps_file_order_and_every_row(tmp_path, quote):
     settings = config()
     records = opened(tmp_path, many().replace("m7\n", f"{quote}m7{quote}\n"))
     valid, refused = split(records, "a.csv", tmp_path / "out", settings)
-    assert sorted(valid) == [f"day=2024-01-0{d}" for d in range(1, 6)]
+    assert sorted(valid) == [f"__day=2024-01-0{d}" for d in range(1, 6)]
     assert sum(f.height for f in (*valid.values(), *refused.values())) == records.physical_rows == 40_000
     for frame in (*valid.values(), *refused.values()):
         assert frame["source_line"].is_sorted()
@@ -675,8 +675,8 @@ def test_split_keeps_file_order_and_every_row(tmp_path, quote):
     for frame in refused.values():
         assert frame.schema == QUARANTINED_EVENTS.schema
     counted = ingest.count_days(records, "a.csv", settings)
-    by_day = {f"day={d}": valid[f"day={d}"].height + refused[f"day={d}"].height for d in counted["day"].to_list()}
-    assert by_day == {f"day={d}": n for d, n in counted.rows()}
+    by_day = {f"__day={d}": valid[f"__day={d}"].height + refused[f"__day={d}"].height for d in counted["day"].to_list()}
+    assert by_day == {f"__day={d}": n for d, n in counted.rows()}
 
 
 def test_split_writes_the_same_bytes_twice_and_only_the_days_asked_for(tmp_path):
@@ -688,7 +688,7 @@ def test_split_writes_the_same_bytes_twice_and_only_the_days_asked_for(tmp_path)
         folder = tmp_path / run
         everything.append({f.relative_to(folder): f.read_bytes() for f in folder.rglob("*.parquet")})
     assert everything[0] == everything[1]
-    assert {p.parent.name for p in everything[0]} == {"day=2024-01-02", "day=2024-01-03"}
+    assert {p.parent.name for p in everything[0]} == {"__day=2024-01-02", "__day=2024-01-03"}
 
 
 def test_the_scratch_folder_is_the_only_place_written_to(tmp_path):
@@ -850,7 +850,7 @@ def assert_split_as_judged(records, name, out, settings_):
 def assert_as_judged(valid, refused, judged):
     for side, is_valid in ((valid, True), (refused, False)):
         of_days = judged.filter((pl.col("reasons").list.len() == 0) == is_valid).group_by("day").len()
-        assert {day: f.height for day, f in side.items()} == {f"day={day}": n for day, n in of_days.iter_rows()}
+        assert {day: f.height for day, f in side.items()} == {f"__day={day}": n for day, n in of_days.iter_rows()}
     if not valid:
         assert judged.filter(pl.col("reasons").list.len() == 0).is_empty()
         return
@@ -970,3 +970,23 @@ def test_csv_files_read_as_their_json_says(tmp_path, path):
     else:
         expected = [list(r.values()) for r in expected]
     assert rows == expected or path.stem in ("all-empty", "empty-one-column")  # blank lines have no fields
+
+
+@pytest.mark.parametrize("extra_columns", ["keep", "drop"])
+@pytest.mark.parametrize("mapped", ["at", "day"])
+def test_a_column_called_day_is_one_like_others(tmp_path, extra_columns, mapped):
+    """Of a file with a row that is refused, all rules are asked; nothing of ours may stand where a column did."""
+    other = {"at": "day", "day": "at"}[mapped]
+    rows = [f"{user},2024-01-02 10:00:00,view,1,Tue" for user in (1, 2, "x")]
+    content = "\n".join([f"user_id,{mapped},event_type,value,{other}", *rows])
+    columns = {"session_start": mapped}
+    frame = classified(tmp_path, content, columns=columns, extra_columns=extra_columns)
+    assert frame["reasons"].to_list() == [[], [], ["unreadable_user_id"]]
+    assert frame["record"][2] == "x,2024-01-02 10:00:00,view,1,Tue"
+    assert frame["day"].unique().to_list() == [dt.date(2024, 1, 2)]
+    settings = config(columns=columns, extra_columns=extra_columns)
+    records = opened(tmp_path, content, settings=settings)
+    ingest.split_file(records, "a.csv", HOME, None, settings, tmp_path / "out")
+    written = {p.parent.parent.name: pl.read_parquet(p, hive_partitioning=False) for p in tmp_path.rglob("out/*/*/*")}
+    assert (written["valid"].height, written["quarantined"].height) == (2, 1)
+    assert (other in written["valid"].columns) == (extra_columns == "keep")

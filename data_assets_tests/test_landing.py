@@ -396,3 +396,25 @@ def test_the_schedule_asks_for_yesterday(config: PipelineConfig) -> None:
     [request] = schedule.evaluate_tick(context).run_requests or []
     assert request.tags["dagster/asset_partition_range_start"] == "2024-03-09"
     assert request.tags["dagster/asset_partition_range_end"] == "2024-03-09"
+
+
+def test_a_file_of_a_clock_far_ahead_is_read(config: PipelineConfig) -> None:
+    """Its time says nothing of whether it is being written; one that is a little ahead may be."""
+    slow = config.model_copy(update={"source": SourceConfig(settle_seconds=60)})
+    now = 1_700_000_000_000_000_000
+    for name, ahead in (("far.csv", 86_400), ("near.csv", 10), ("past.csv", -86_400)):
+        path = slow.raw_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("user_id,session_start,event_type,value\n")
+        os.utime(path, ns=(now, now + ahead * 1_000_000_000))
+    assert landing.list_files(slow, now).settling == ("near.csv",)
+
+
+def test_patterns_take_names_in_capitals_too(config: PipelineConfig) -> None:
+    for name in ("EXPORT.CSV", "Sub/More.Json.GZ", "notes.md"):
+        path = config.raw_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    listing = landing.list_files(config, 2 * 10**18)
+    assert [f.path for f in listing.files] == ["EXPORT.CSV", "Sub/More.Json.GZ"]
+    assert list(listing.ignored) == ["notes.md"]

@@ -131,6 +131,8 @@ def test_plan_says_days_new_changed_and_as_made_and_writes_nothing(tmp_path, mon
     assert (again["new"], again["changed"], again["unchanged"]) == (["2024-01-20"], ["2024-01-01"], [])
     words = cli("plan").stdout
     assert "2, 2024-01-01 to 2024-01-20: 1 new, 1 changed, 0 as made" in words
+    assert cli("status").exit_code == 0  # now the ledger knows the file as it is, and the day is still to be made
+    assert "2, 2024-01-01 to 2024-01-20: 1 new, 1 changed, 0 as made" in cli("plan").stdout
 
 
 @pytest.mark.parametrize(("limit", "mode"), [("auto", "eager"), ("1MB", "streaming")])
@@ -293,6 +295,25 @@ def test_a_file_that_is_gone_when_it_is_looked_at_is_refused(tmp_path):
     gone, there = planning.plan_files(config, [(tmp_path / name, name) for name in ("gone.csv", "a.csv")])
     assert gone.error.startswith("gone.csv cannot be opened: No such file or directory.")
     assert (gone.is_refused, there.is_refused, there.rows) == (True, False, 1)
+
+
+def test_init_leaves_the_first_day_open_where_no_start_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("who,what\n1,view\n2,click\n")
+    found = guessing.propose([Path("x.csv")], Path("data/raw"))
+    assert "session_start" in found.unknown
+    (tmp_path / "pipeline.yaml").write_text(found.text)
+    assert load_config(env={}, cwd=tmp_path).start_date.isoformat() == "1900-01-01"
+
+
+def test_status_names_the_files_that_are_too_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "pipeline.yaml").write_text("source: {settle_seconds: 3600}\n")
+    for number in range(12):
+        (tmp_path / f"data/raw/{number:02d}.csv").write_text(f"{HEADER}\n{line(0)}\n")
+    names = ", ".join(f"{number:02d}.csv" for number in range(10))
+    assert f"too new, read once they no longer change: {names} and 2 more" in cli("status").stdout
 
 
 def test_plan_says_what_is_refused_and_exits_with_1(tmp_path, monkeypatch):

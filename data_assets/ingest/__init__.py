@@ -7,6 +7,7 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 """
 
 from data_assets.ingest.classify import (
+    DAY,
     KINDS,
     ROW_GROUP,
     WHOLE_DAY,
@@ -22,6 +23,7 @@ from data_assets.ingest.opening import detect_format, open_records
 from data_assets.ingest.records import Records
 
 __all__ = [
+    "DAY",
     "KINDS",
     "ROW_GROUP",
     "WHOLE_DAY",

@@ -34,6 +34,7 @@ FEW_DAYS = 8
 WHOLE_DAY = "whole.parquet"
 REST = "rest.parquet"
 DAYS = pl.Schema({"day": pl.Date(), "rows": pl.Int64()})
+DAY = "__day"  # on which a row counts, until that tells where it is written; files have columns called "day"
 _TIMES = ("session_start", "session_end")
 _TEXTS = ("event_type", "metadata")
 _GIVEN = "__given_"
@@ -44,7 +45,7 @@ _CLEAN = "__clean"
 _PART = "__part"
 _SAMPLE = 1_000
 _MOSTLY = 0.9
-_DAY = pl.col(_VALUE + "session_start").dt.date().alias("day")
+_DAY = pl.col(_VALUE + "session_start").dt.date().alias(DAY)
 KINDS = ("valid", "mended", "quarantined")
 
 
@@ -95,22 +96,23 @@ def _by_day(counted: pl.DataFrame) -> pl.DataFrame:
 def classify(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> pl.LazyFrame:
     """Every record, typed as far as it can be read, with the reasons that speak against it (none: it is valid).
 
-    Columns: those of ``raw_events`` with the extra source columns that are kept, then ``reasons``, ``record``,
-    ``home_day``, ``day``. A row before ``start_date`` counts, like one without a readable start, on the home day.
+    Columns: those of ``raw_events`` with the extra source columns that are kept, without those called like the columns
+    that follow: ``reasons``, ``record``, ``home_day``, ``day``. A row before ``start_date`` counts, like one without a
+    readable start, on the home day.
     """
     rules = _rules(records, relative, home_day, config)
-    return rules.base.select(
-        *rules.columns,
-        *rules.place,
-        rules.reasons.alias("reasons"),
-        rules.record.alias("record"),
-        pl.lit(home_day).alias("home_day"),
-        "day",
-    )
+    said = {
+        "reasons": rules.reasons,
+        "record": rules.record,
+        "home_day": pl.lit(home_day),
+        "day": pl.col(DAY),
+    }
+    columns = (column for column in rules.columns if column.meta.output_name() not in said)
+    return rules.base.select(*columns, *rules.place, **said)
 
 
 def all_at_sight(records: Records, relative: str, config: PipelineConfig) -> pl.LazyFrame | None:
-    """The rows of a small file that reads at first sight, all of them valid, as ``raw_events`` has them, with ``day``.
+    """``user_id`` and ``day`` of the rows of a small file that reads at first sight, all of which are valid.
 
     ``None`` of any other file. ``classify`` comes to the same, and takes three times as long.
 
@@ -119,7 +121,7 @@ def all_at_sight(records: Records, relative: str, config: PipelineConfig) -> pl.
         ConfigurationError: the mapping's SQL does not fit the file.
     """
     quick = _quick(records, relative, config) if 0 < records.physical_rows <= _SAMPLE else None
-    return None if quick is None else quick.rows(relative)
+    return None if quick is None else quick.rows(relative).select("user_id", day=DAY)
 
 
 def split_file(
@@ -134,11 +136,11 @@ def split_file(
 ) -> None:
     """Write the rows of each day, valid and refused, as Parquet files below ``out_dir``, in one pass over the file.
 
-    ``valid/day=…``, ``mended/day=…`` and ``quarantined/day=…``: mended rows are valid ones in a form that took a second
-    look; ``source_line`` says where they belong among the others. In each the rows stand in file order; valid and
-    mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written. ``is_all``: the
-    valid rows are all that the one day has, so those that are not mended are written as the lake has them, with their
-    ``source_file``, in a file called WHOLE_DAY.
+    In ``valid``, ``mended`` and ``quarantined``, a folder ``__day=…`` each: mended rows are valid ones in a form that
+    took a second look; ``source_line`` says where they belong among the others. In each the rows stand in file order;
+    valid and mended ones have no ``source_file``, which is the same for all. ``days`` limits what is written.
+    ``is_all``: the valid rows are all that the one day has, so those that are not mended are written as the lake has
+    them, with their ``source_file``, in a file called WHOLE_DAY.
 
     Raises:
         SourceFileError: the file turns out to be damaged.
@@ -154,7 +156,7 @@ def split_file(
     rows = replace(quick, frame=quick.frame.filter(_CLEAN)).rows(relative)
     plain = rows if is_all else rows.drop("source_file")
     if days is not None:
-        plain = plain.filter(pl.col("day").is_in(sorted(days)))
+        plain = plain.filter(pl.col(DAY).is_in(sorted(days)))
     sink = _sink(plain, out_dir / "valid", days, is_all=is_all)
     if quick.is_all:
         collected([sink], relative)
@@ -270,9 +272,9 @@ def _split(
 ) -> None:
     """Every rule on every record. ``targets``: the folders for valid and for refused ones."""
     rules = _rules(records, relative, home_day, config)
-    base = rules.base if days is None else rules.base.filter(pl.col("day").is_in(sorted(days)))
+    base = rules.base if days is None else rules.base.filter(pl.col(DAY).is_in(sorted(days)))
     file, line = rules.place
-    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *([file] if is_all else []), line, "day")
+    valid = base.filter(~pl.col(_REFUSED)).select(*rules.columns, *([file] if is_all else []), line, DAY)
     refused = (
         base.filter(_REFUSED)
         .with_columns(
@@ -281,7 +283,7 @@ def _split(
             rules.record.alias("record"),
             pl.lit(home_day).alias("home_day"),
         )
-        .select(*QUARANTINED_EVENTS.names, "day")
+        .select(*QUARANTINED_EVENTS.names, DAY)
     )
     valid_dir, quarantined_dir = targets
     few = _sink(refused, quarantined_dir, days, row_group=ROW_GROUP_FEW)
@@ -303,7 +305,7 @@ class _Quick:
     is_all: bool
 
     def rows(self, relative: str) -> pl.LazyFrame:
-        """The frame's rows as the lake has them, with their ``day``."""
+        """The frame's rows as the lake has them, with their day."""
         place = [pl.lit(relative).alias("source_file"), pl.col(LINE).alias("source_line")]
         return self.frame.select_seq(*self.columns, *place, _DAY)
 
@@ -387,14 +389,14 @@ def _sink(
     size = row_group or (ROW_GROUP if few else ROW_GROUP_MANY_DAYS)
     how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": size}
     if days is not None and len(days) == 1:
-        path = target / f"day={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
-        return frame.drop("day").sink_parquet(path, mkdir=True, lazy=True, **(PARQUET if is_all else how))
-    return frame.sink_parquet(pl.PartitionBy(target, key="day", include_key=False), mkdir=True, lazy=True, **how)
+        path = target / f"{DAY}={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
+        return frame.drop(DAY).sink_parquet(path, mkdir=True, lazy=True, **(PARQUET if is_all else how))
+    return frame.sink_parquet(pl.PartitionBy(target, key=DAY, include_key=False), mkdir=True, lazy=True, **how)
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """The typed frame with ``__refused`` and ``day``, and what is taken from it.
+    """The typed frame with ``__refused`` and ``__day``, and what is taken from it.
 
     Attributes:
         columns: what the source says, as a valid row has it.
@@ -458,9 +460,8 @@ def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineC
     if not is_missed:
         frame = frame.with_columns(records.empty.alias(EMPTY))
     start = pl.col(_VALUE + "session_start").dt.date()
-    frame = frame.with_columns(
-        day=pl.when(~broken & (start >= config.start_date)).then(start).otherwise(pl.lit(home_day))
-    )
+    day = pl.when(~broken & (start >= config.start_date)).then(start).otherwise(pl.lit(home_day))
+    frame = frame.with_columns(day.alias(DAY))
     flags = _flags(found, config)
     base = frame.with_columns((pl.any_horizontal([broken, *flags.values()])).alias(_REFUSED))
     listed = pl.concat_list([pl.when(flag).then(pl.lit(code)) for code, flag in flags.items()]).list.drop_nulls()

@@ -15,6 +15,7 @@ from polars.exceptions import PanicException
 
 from data_assets.engine import in_pieces
 from data_assets.errors import SourceFileError, visible
+from data_assets.ingest import values
 from data_assets.ingest.mapping import wanted_columns
 from data_assets.ingest.records import LINE, MALFORMED, Records, column_names, no_rows, rename
 from data_assets.memory import NUMBER_BYTES
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH = 16_384
 _PIECE_BYTES = 14 << 20  # of a row group, read at a time
+_NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum)
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
     r"^(?:[0-7].|(?:c[2-9a-f]|d.|e0[ab].|e[1-9a-cef][89ab].|ed[89].|f0[9ab].[89ab].|f[1-3](?:[89ab].){2}|f48.[89ab].)"
@@ -138,10 +140,10 @@ def unreadable(relative: str, problem: BaseException) -> SourceFileError:
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal.
 
-    A map becomes a list of its entries, as JSON has no keys but texts.
+    A map becomes a list of its entries, as JSON has no keys but texts. Text that a writer kept as a dictionary is text.
     """
-    if not any(_has(dtype, odd) for odd in (pl.Binary, pl.Duration, pl.Map)):
-        return column
+    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(_has(dtype, odd) for odd in _NO_TEXT):
+        return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
     if isinstance(dtype, pl.Map):
         entry = pl.Struct({"key": dtype.key, "value": dtype.value})
         return _plain(column.map.entries(), pl.List(entry))
@@ -149,8 +151,8 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         fields = [_plain(column.struct.field(f.name), cast("pl.DataType", f.dtype)).alias(f.name) for f in dtype.fields]
         return pl.when(column.is_not_null()).then(pl.struct(fields))
     if isinstance(dtype, pl.List | pl.Array):
-        values = column.arr.to_list() if isinstance(dtype, pl.Array) else column
-        return values.list.eval(_plain(pl.element(), cast("pl.DataType", dtype.inner)))
+        listed = column.arr.to_list() if isinstance(dtype, pl.Array) else column
+        return listed.list.eval(_plain(pl.element(), cast("pl.DataType", dtype.inner)))
     if dtype == pl.Duration:
         return column.dt.to_string("iso")
     digits = column.bin.encode("hex")
@@ -166,6 +168,8 @@ def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
         return column
     if dtype.is_numeric() and not dtype.is_decimal() and dtype not in (pl.Int128, pl.UInt128):
         return column
+    if isinstance(dtype, pl.Datetime | pl.Date):
+        return values.text(column, dtype)
     return column if dtype in (pl.String, pl.Boolean) else column.cast(pl.String)
 
 

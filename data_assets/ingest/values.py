@@ -20,6 +20,8 @@ _MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}
 _FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
 _LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
 _EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
+_DAY_SECONDS = 86_400
+_UNITS = {"ms": 1_000, "us": 1_000_000}  # in nanoseconds 64 bits hold the years 1677 to 2262 alone
 _SPACE = "%Y-%m-%d %H:%M:%S"
 _T = "%Y-%m-%dT%H:%M:%S"
 _T_ZULU = "%Y-%m-%dT%H:%M:%S%.fZ"
@@ -78,9 +80,21 @@ def time(
 
 def native_time(column: pl.Expr, dtype: pl.Datetime | pl.Date, zone: str) -> pl.Expr:
     """A time or date as wall time of ``zone``, null where it is out of bounds; without a zone it is wall time."""
+    column = within_years(column, dtype)
     if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
         return _bounded(column.dt.cast_time_unit("us").dt.convert_time_zone(zone).dt.replace_time_zone(None))
     return _bounded(column.cast(pl.Datetime("us")))
+
+
+def within_years(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
+    """Times and dates of the years 1 to 9999, null elsewhere, as with "infinity", which the engine cannot convert."""
+    number, first, last = column.to_physical(), _EPOCH_FIRST, _EPOCH_LAST
+    if isinstance(dtype, pl.Date):
+        return pl.when(number.is_between(first // _DAY_SECONDS, last // _DAY_SECONDS)).then(column)
+    factor = _UNITS.get(dtype.time_unit)
+    if factor is None:
+        return column
+    return pl.when(number.is_between(first * factor, (last + 1) * factor - 1)).then(column)
 
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
@@ -161,7 +175,10 @@ def whole_number(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return pl.coalesce(first, rest.cast(pl.Int64, strict=False))
     if dtype.is_integer():
         return column.cast(pl.Int64, strict=False)
-    if dtype.is_float() or dtype.is_decimal():
+    if dtype.is_decimal():  # through a float, long numbers would become others
+        whole = column.cast(pl.String).str.extract(r"^([+-]?[0-9]+)(?:\.0*)?$")
+        return whole.cast(pl.Int64, strict=False)
+    if dtype.is_float():
         number = column.cast(pl.Float64)
         exact = (number == number.floor()) & (number.abs() <= _MAX_EXACT_FLOAT)
         return pl.when(exact).then(number).cast(pl.Int64, strict=False)
@@ -192,9 +209,11 @@ def number(
 
 
 def text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Anything as text; nested values as JSON."""
+    """Anything as text; nested values as JSON, a time outside of the years 1 to 9999 as the number that is stored."""
     if dtype == pl.String:
         return column
+    if isinstance(dtype, pl.Datetime | pl.Date):
+        return pl.coalesce(within_years(column, dtype).cast(pl.String), column.to_physical().cast(pl.String))
     if isinstance(dtype, pl.Struct):
         return pl.when(column.is_not_null()).then(column.struct.json_encode())
     if dtype.is_nested():
