@@ -67,13 +67,13 @@ from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import Days, column_lineage, column_schema, note_days
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
 from data_assets.storage import (
-    PARQUET,
     ROW_GROUP,
     DayFrame,
     DayLog,
     Finding,
     Lake,
     Warehouse,
+    parquet_options,
     scratch_folder,
     sweep_scratch,
 )
@@ -637,14 +637,17 @@ def _session_metrics(
     @_asset(config, _options(config, table, partitions, "metrics", "raw_events"))
     def session_metrics(context: AssetExecutionContext, raw_events: Days) -> Iterator[Any]:
         log = DayLog(config.lake_dir)
+        held = 0  # users of the days so far, which all wait to be stored together
 
         def compute(day: str) -> Computed:
+            nonlocal held
             of_day = figures.of(raw_events, day, log)
-            made = metrics.session_metrics(of_day.events, config.precision, of_day)
+            made = metrics.session_metrics(of_day.events, config.precision, of_day, hold=held < metrics.MOST_USERS)
             table_of_day = made.collect(engine=chosen()) if of_day.rows <= FEW_ROWS else made  # to store few: no stream
             users = table_of_day.lazy()
             sums = users.select(pl.len(), pl.sum("total_sessions", "anomaly_count")).collect(engine=chosen())
             count, sessions, anomalies = sums.row(0)
+            held += count
             agree = checks.equal("sessions_equal_events", ("sessions", sessions), ("events", of_day.rows))
             return Computed(
                 table_of_day,
@@ -666,7 +669,8 @@ def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, pa
     """A table of the lake that is judged and then written: held, or, of a day that is not held, already a file."""
     if of_day.mode == "eager":
         return DayFrame(frame.collect(engine=chosen()).lazy(), {})
-    table.conform(frame).sink_parquet(path, **PARQUET)
+    rows = table.conform(frame)
+    rows.sink_parquet(path, **parquet_options(len(rows.collect_schema())))
     return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
 
 

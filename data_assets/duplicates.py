@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.quantities import MOST_PARTS, parts_on_disk
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+HASHED_ROWS = 500_000  # so many hashes are compared at a time, 16 bytes each
 BUCKET_ROWS = 2_000_000  # how many rows are compared by all of their key at a time: bounds memory
 PLACE = ("source_file", "source_line")
 
@@ -33,7 +36,7 @@ def split(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> tuple[pl.Lazy
         order of ``rows``.
     """
     numbered = rows.with_row_index("row")
-    repeats = _repeats(numbered, key)
+    repeats = _repeats(numbered, key, folder)
     kept, duplicates = rows, folder / "duplicates.parquet"
     if repeats.height:
         numbered.join(repeats.lazy(), on="row", how="anti", maintain_order="left").drop("row").sink_parquet(
@@ -50,13 +53,13 @@ def split(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> tuple[pl.Lazy
     return kept, pl.scan_parquet(duplicates, glob=False, hive_partitioning=False)
 
 
-def _repeats(numbered: pl.LazyFrame, key: Sequence[str]) -> pl.DataFrame:
+def _repeats(numbered: pl.LazyFrame, key: Sequence[str], folder: Path) -> pl.DataFrame:
     """``row`` and ``first``, the number of the first row with the same key, of every row that is not the first.
 
     Rows with the same key have the same hash, so only rows that share theirs are compared by the key itself. Which rows
     are equal never rests on the hash: a stranger could write rows that collide.
     """
-    alike = numbered.select("row", hash=_hash(key)).filter(pl.len().over("hash") > 1).collect(engine="streaming")
+    alike = _alike(numbered.select("row", hash=_hash(key)), folder)
     buckets = -(-alike.height // BUCKET_ROWS)
     found = [pl.DataFrame(schema={"row": pl.get_index_type(), "first": pl.get_index_type()})]
     for bucket in range(buckets):
@@ -68,6 +71,17 @@ def _repeats(numbered: pl.LazyFrame, key: Sequence[str]) -> pl.DataFrame:
             .collect(engine="streaming")
         )
     return pl.concat(found).sort("row")
+
+
+def _alike(hashed: pl.LazyFrame, folder: Path) -> pl.DataFrame:
+    """``row`` and ``hash`` of the rows that share their hash, looked for some hashes at a time, parted on disk."""
+    rows = int(hashed.select(pl.len()).collect(engine="streaming").item())
+    is_shared = pl.col("hash").is_duplicated()
+    if rows <= HASHED_ROWS:
+        return hashed.collect(engine="streaming").filter(is_shared)
+    count = min(MOST_PARTS, -(-rows // HASHED_ROWS))
+    with parts_on_disk(hashed, rows, pl.col("hash") % count, folder) as parts:
+        return pl.concat(part.collect(engine="streaming").filter(is_shared) for part in parts)
 
 
 def _hash(key: Sequence[str]) -> pl.Expr:

@@ -62,7 +62,7 @@ from data_assets.quantities import (
     rounded,
     scaled_std,
 )
-from data_assets.storage import whole_numbers
+from data_assets.storage import rows_within, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +73,9 @@ SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
 MOST_TYPES = 1_000  # so many event types are kept with the figures of a day
+MOST_TEXT = 16 << 20  # bytes of labels that are read at a time
 MOST_COUNTED = 262_144  # so many different values are, with how often each occurs, 4 MB
+USERS_ROW_GROUP = 8_192  # of parts on disk, each sorted: of a range of users the others' row groups are not read
 MOST_USERS = 131_072  # so many rows of session_metrics are held at a time, 10 MB, of a day in parts
 STEPS_PER_DECADE = 240  # of the durations' histogram: can be made coarser by any of its divisors
 
@@ -138,6 +140,7 @@ class DayFigures:
         self.events = events
         self.mode = mode
         self._file = file
+        self._scratch = scratch
         self._parts = None if mode == "eager" else scratch
         self._many = scratch if mode == "streaming" else None
         self._types: pl.DataFrame | None = None
@@ -167,7 +170,12 @@ class DayFigures:
             )
             if figure != "unique" or chosen() == "in-memory"  # of few rows: a query of its own costs more
         }
-        bounds = self.events.select_seq(**figures).collect(engine=chosen()).row(0, named=True)
+        steps = range(0, max(1, self.rows), self._step)
+        found = [self.events.slice(n, self._step).select_seq(**figures).collect(engine=chosen()) for n in steps]
+        if len(found) > 1:
+            sums, lows, highs = pl.col("^.* (count|nulls)$").sum(), pl.col("^.* min$").min(), pl.col("^.* max$").max()
+            found = [pl.concat(found).select_seq(sums, lows, highs)]
+        bounds = found[0].row(0, named=True)
         kinds, often = self.types.get_columns()  # counted anew each time where they are many
         count = int(often.filter(kinds.is_not_null()).sum())
         told[TYPE] = (count, self.rows - count, kinds.min(), kinds.max())
@@ -184,6 +192,14 @@ class DayFigures:
         if counted.height <= MOST_TYPES:
             self._types = counted
         return counted
+
+    @cached_property
+    def _step(self) -> int:
+        """So many rows at a time the labels are read; fewer than all where texts are long."""
+        if self._file is None:
+            return max(1, self.rows)
+        texts = [name for name, dtype in self.events.collect_schema().items() if name in LABELS and dtype == pl.String]
+        return rows_within(self._file, [name for name in texts if name != TYPE], MOST_TEXT)
 
     @cached_property
     def rows(self) -> int:
@@ -244,7 +260,20 @@ class DayFigures:
         if label == TYPE:
             return self.types[TYPE].count()
         known = self.bounds.get(f"{label} unique")
-        return quantities.count_distinct(self.events.select(label), self.rows, self._many) if known is None else known
+        if known is not None:
+            return int(known)
+        column = self.events.select(label)
+        if column.collect_schema()[label] == pl.String:
+            column = column.select(quantities.fingerprint(pl.col(label)))
+        if self._step >= self.rows or self._scratch is None:
+            return quantities.count_distinct(column, self.rows, self._many)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            for first in range(0, self.rows, self._step):
+                some = column.slice(first, self._step).collect(engine=chosen())
+                some.write_ipc(Path(folder) / f"{first:015d}.ipc")
+            kept = pl.scan_ipc(sorted(Path(folder).iterdir()), glob=False)
+            return quantities.count_distinct(kept, self.rows, self._many)
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
@@ -254,7 +283,7 @@ class DayFigures:
             raise AssertionError
         return self._of_sessions
 
-    def sessions(self, precision: int) -> pl.LazyFrame:
+    def sessions(self, precision: int, *, hold: bool = True) -> pl.LazyFrame:
         """The table session_metrics: see :func:`session_metrics`. Of very many users it is read from disk.
 
         Raises:
@@ -275,6 +304,7 @@ class DayFigures:
         columns = self.events.select(USER, START, END, VALUE)
         keys = filling.Keys.of(*((bounds[f"{name} min"], bounds[f"{name} max"]) for name in (USER, START)))
         self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
+        scratch = None if hold else self._scratch
         with ExitStack() as stack:
             lengths = _Durations(self._many, stack)
             for part in filling.durations(columns, self.rows, self._parts, keys):
@@ -282,7 +312,7 @@ class DayFigures:
                 lengths.add(part.select("duration_us"))
                 del part  # before the next is read
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
-        return users.in_order()
+        return users.in_order(scratch)
 
 
 class _Users:
@@ -306,10 +336,13 @@ class _Users:
             self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
             self._held = [rows.clear()]
 
-    def in_order(self) -> pl.LazyFrame:
-        """All of them, sorted by user_id."""
+    def in_order(self, scratch: Path | None = None) -> pl.LazyFrame:
+        """All of them, sorted by user_id; with a folder for them on disk even if they could be held."""
         if not self._parts:
-            return pl.concat(self._held).sort(USER).lazy()
+            rows = pl.concat(self._held)
+            self._held.clear()
+            self._scratch = scratch
+            return rows.sort(USER).lazy() if scratch is None else self._scan([self._written("users", rows)])
         self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
         self._held.clear()
         every = self._scan(self._parts)
@@ -321,7 +354,7 @@ class _Users:
         for number, (low, high) in enumerate(pairwise(bounds)):
             inside = pl.lit(value=True) if low is None else user >= low
             inside = inside if high is None else inside & (user < high)
-            rows = every.filter(inside).collect(engine=chosen()).sort(USER)
+            rows = every.filter(inside).collect(engine=chosen())
             sorted_ones.append(self._written(f"sorted-{number:06d}", rows))
         for path in self._parts:
             path.unlink()
@@ -335,7 +368,7 @@ class _Users:
             self._folder = Path(tempfile.mkdtemp(dir=self._scratch))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         path = self._folder / f"{name}.parquet"
-        rows.write_parquet(path, compression="uncompressed", statistics=False)
+        rows.sort(USER).write_parquet(path, compression="uncompressed", row_group_size=USERS_ROW_GROUP)
         return path
 
     @staticmethod
@@ -397,7 +430,9 @@ class _Durations:
         return Lengths(low, high, others, dict(steps.sort("step", multithreaded=False).iter_rows()))
 
 
-def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | None = None) -> pl.LazyFrame:
+def session_metrics(
+    events: pl.LazyFrame, precision: int, figures: DayFigures | None = None, *, hold: bool = True
+) -> pl.LazyFrame:
     """One row per user: how many sessions, how long, how much value, how many anomalies.
 
     Durations are in seconds, missing ends filled (``filling.py``). ``avg_duration`` and ``max_duration`` are over all
@@ -409,11 +444,12 @@ def session_metrics(events: pl.LazyFrame, precision: int, figures: DayFigures | 
         events: raw_events of one day.
         precision: decimals that the five floats are rounded to.
         figures: those of the same day, where they are known.
+        hold: whether the table may be held until it is stored; else it waits on disk, where the figures know one.
 
     Returns:
         The table session_metrics, sorted by user_id.
     """
-    made = (figures or DayFigures(events)).sessions(precision)
+    made = (figures or DayFigures(events)).sessions(precision, hold=hold)
     return _table("session_metrics", events).conform(made)
 
 

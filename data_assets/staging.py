@@ -19,7 +19,7 @@ from data_assets.contracts import tables
 from data_assets.engine import for_rows
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
 from data_assets.landing import by_day, files_of, fingerprints, read_retired, take_split
-from data_assets.storage import Lake, rows_of
+from data_assets.storage import Lake, row_group, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -239,7 +239,8 @@ def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame], scratch: Path) -> 
         for first in range(0, len(scans), MOST_SCANS):
             path = scratch / f"{uuid.uuid4().hex}.parquet"
             some = pl.concat(scans[first : first + MOST_SCANS], how="diagonal")
-            some.sink_parquet(path, compression="uncompressed", row_group_size=ingest.ROW_GROUP)
+            size = row_group(len(some.collect_schema()))
+            some.sink_parquet(path, compression="uncompressed", row_group_size=size)
             together.append(_scan(path))
         scans = together
     return pl.concat(scans, how="diagonal") if len(scans) > 1 else scans[0]

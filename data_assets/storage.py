@@ -50,13 +50,23 @@ BATCH = 65_536  # about so many rows go into the warehouse, or come out of it, a
 WAREHOUSE_MEMORY = "128MB"  # else it keeps what it wrote: 40 MB more at 2.4 million users, at the same CPU
 MOST_AT_ONCE = 262_144  # so many come out of it at once
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
-ROW_GROUP = 262_144  # small enough to prune and to stream, measured in docs/decisions/0002
-PARQUET: dict[str, Any] = {  # how days are written
-    "compression": "zstd",
-    "compression_level": 1,
-    "statistics": True,
-    "row_group_size": ROW_GROUP,
-}
+ROW_GROUP, LEAST_GROUP = 65_536, 8_192  # small enough to prune and to stream, measured in docs/decisions/0002
+GROUP_CELLS = 16 * ROW_GROUP  # of more columns than 16 a row group has fewer rows
+
+
+def parquet_options(columns: int) -> dict[str, Any]:
+    """How days of so many columns are written, for ``sink_parquet``."""
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "statistics": True,
+        "row_group_size": row_group(columns),
+    }
+
+
+def row_group(columns: int) -> int:
+    """The rows of a row group that has so many columns."""
+    return max(LEAST_GROUP, min(ROW_GROUP, GROUP_CELLS // max(1, columns)))
 
 
 def fsync_path(path: Path) -> None:
@@ -175,7 +185,7 @@ class Lake:
                 if ready is None:
                     # Opened here: of a query that failed, the engine may open a path after it was taken away below.
                     with temporary.open("xb") as file:
-                        frame.sink_parquet(file, **PARQUET)
+                        frame.sink_parquet(file, **parquet_options(len(frame.collect_schema())))
                 else:
                     shutil.move(ready, temporary)
                 fsync_path(temporary)
@@ -245,7 +255,7 @@ class DayFrame:
     Attributes:
         frame: the rows.
         notes: what is to be noted beside them, text to text.
-        ready: a file of exactly these rows and columns, written as days are (``PARQUET``), that may be taken away.
+        ready: a file of exactly these rows and columns, written as days are, that may be taken away.
     """
 
     frame: pl.LazyFrame
@@ -798,6 +808,18 @@ def whole_numbers(path: Path, names: Sequence[str]) -> dict[str, tuple[int, int,
                 max((high for _, high in ends), default=None),
             )
     return columns
+
+
+def rows_within(path: Path, names: Sequence[str], most_bytes: int) -> int:
+    """How many rows of these columns of a Parquet file are so many bytes, by its footer; at least a thousandth."""
+    from pyarrow import parquet
+
+    footer = parquet.read_metadata(path)
+    groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names)
+    rows = int(footer.num_rows)
+    return max(1, -(-rows // 1_000), min(rows, rows * most_bytes // max(1, int(size))))
 
 
 def _statistics(path: Path) -> dict[str, tuple[Any, list[Any]]]:

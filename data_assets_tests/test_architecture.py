@@ -15,8 +15,8 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Each room may import those before it, and itself.
 ORDER = (
     "errors", "failures", "progress", "history", "engine", "config", "disk", "memory", "contracts", "logs",
-    "runs", "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "duplicates",
-    "quantities", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "quarantine", "demo",
+    "runs", "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "quantities",
+    "duplicates", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "quarantine", "demo",
     "publish", "query", "incidents", "exposition", "causes", "messages", "retries", "io_managers", "checks", "assets",
     "jobs", "alerts", "sensors", "definitions", "commands", "alert_commands", "cli",
 )  # fmt: skip
@@ -38,8 +38,8 @@ PURE = (
     "landing",
     "planning",
     "guessing",
-    "duplicates",
     "quantities",
+    "duplicates",
     "filling",
     "metrics",
     "cleaning",

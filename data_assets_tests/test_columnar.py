@@ -117,6 +117,7 @@ def test_large_row_groups_are_read_in_pieces(tmp_path, monkeypatch, most_bytes, 
         for first, count in ((0, 50), (50, 0), (50, 100), (150, 1), (151, 66)):
             out.write_table(rows.slice(first, count).to_arrow())
     monkeypatch.setattr(columnar, "_PIECE_BYTES", most_bytes)
+    monkeypatch.setattr(columnar, "_COLUMN_BYTES", 0)
     monkeypatch.setattr(columnar, "_MOST_PIECES", most_pieces)
     scan = columnar._scan(path, pq.read_metadata(path))
     assert scan.explain(optimized=False).count("SLICE[") == pieces

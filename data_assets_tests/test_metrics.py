@@ -401,17 +401,24 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(filling, "PART_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
+        patch.setattr(quantities, "FIRST_ROWS", part_rows)
         patch.setattr(quantities, "PIECE_ROWS", part_rows)
         patch.setattr(quantities, "SEGMENT_ROWS", part_rows)
         patch.setattr(metrics, "MOST_USERS", part_rows)
+        patch.setattr(metrics, "USERS_ROW_GROUP", part_rows)
+        patch.setattr(metrics, "MOST_TEXT", part_rows)
         scratch, file = Path(folder) / "scratch", Path(folder) / "day.parquet"
         raw.collect().write_parquet(file, row_group_size=part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, scratch))
         by_footer = all_tables(raw, figures=metrics.DayFigures(pl.scan_parquet(file), mode, scratch, file))
+        eager = metrics.DayFigures(raw, "eager", scratch)
+        on_disk = metrics.session_metrics(raw, 2, eager, hold=False).collect()
+        del eager
         assert not list(scratch.glob("*"))
     for name, table in all_tables(raw).items():
         assert_frame_equal(in_parts[name], table, check_exact=True)
         assert_frame_equal(by_footer[name], table, check_exact=True)
+    assert_frame_equal(on_disk, in_parts["session_metrics"], check_exact=True)
     with engine.for_rows(0):
         of_few = all_tables(raw)
     for name, table in of_few.items():
@@ -629,3 +636,69 @@ def test_same_bytes_on_any_number_of_threads(tmp_path):
         assert used == threads
         outputs.add(digest)
     assert len(outputs) == 1
+
+
+HELD = """
+import sys
+from pathlib import Path
+from data_assets import duplicates, metrics
+from data_assets.engine import bound_memory
+bound_memory()
+import polars as pl
+
+def megabytes(what):
+    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
+
+path = Path(sys.argv[1])
+events = pl.scan_parquet(path)
+figures = metrics.DayFigures(events.head(100), "streaming", path.parent / "scratch")
+metrics.session_metrics(figures.events, 2, figures).collect()
+before = megabytes("VmRSS")
+ASKED
+sys.stdout.write(f"{answer} {megabytes('VmHWM') - before:.0f}")
+"""
+LABELS_ASKED = """
+figures = metrics.DayFigures(events, "streaming", path.parent / "scratch", path)
+answer = figures.bounds["metadata count"] + figures.unique("metadata")
+"""
+REPEATS_ASKED = """
+(path.parent / "apart").mkdir()
+kept, _ = duplicates.split(events, ["user_id", "session_start", "metadata"], path.parent / "apart")
+answer = kept.select(pl.len()).collect().item()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
+@pytest.mark.parametrize(
+    ("asked", "rows", "length", "answer", "most"),
+    [
+        (LABELS_ASKED, 400_000, 1_000, 800_000, 300),
+        (LABELS_ASKED, 4_000_000, 20, 8_000_000, 350),
+        (REPEATS_ASKED, 4_000_000, 20, 4_000_000, 180),
+    ],
+    ids=["long texts", "texts that are all different", "no duplicates"],
+)
+def test_texts_that_are_long_or_all_different_are_not_held(tmp_path, asked, rows, length, answer, most):
+    """140, 208 and 88 MB; held they took 1,230, 595 and 292, and more the longer the day."""
+    number = pl.int_range(rows)
+    day = pl.select(
+        user_id=number // 100,
+        session_start=pl.datetime(2024, 3, 1),
+        session_end=pl.datetime(2024, 3, 1, 1),
+        event_type=pl.lit("view"),
+        value=1.0,
+        metadata=number.hash().cast(pl.String).str.pad_end(length, "x"),
+        source_file=pl.lit("a.csv"),
+        source_line=number,
+    )
+    day.write_parquet(tmp_path / "day.parquet", compression_level=1, row_group_size=65_536)
+    done = subprocess.run(
+        [sys.executable, "-c", HELD.replace("ASKED", asked), str(tmp_path / "day.parquet")],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answered, grown = map(int, done.stdout.split())
+    assert answered == answer
+    assert grown < most

@@ -9,7 +9,6 @@ Here: the room's front door, nothing else. Behind it, one module each: ``opening
 from data_assets.ingest.classify import (
     DAY,
     KINDS,
-    ROW_GROUP,
     WHOLE_DAY,
     all_at_sight,
     classify,
@@ -25,7 +24,6 @@ from data_assets.ingest.records import Records
 __all__ = [
     "DAY",
     "KINDS",
-    "ROW_GROUP",
     "WHOLE_DAY",
     "Records",
     "all_at_sight",

@@ -18,7 +18,7 @@ from data_assets.engine import chosen
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
-from data_assets.storage import PARQUET, rows_of
+from data_assets.storage import ROW_GROUP, parquet_options, row_group, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
-ROW_GROUP = 262_144
-ROW_GROUP_MANY_DAYS = 16_384
+ROW_GROUP_MANY_DAYS = 8_192
 # Of rows that are few among others: a row group waits in as many pieces as it has sources, with 8 KB a text in each.
 ROW_GROUP_FEW = 4_096
 FEW_DAYS = 8
@@ -286,7 +285,7 @@ def _split(
         .select(*QUARANTINED_EVENTS.names, DAY)
     )
     valid_dir, quarantined_dir = targets
-    few = _sink(refused, quarantined_dir, days, row_group=ROW_GROUP_FEW)
+    few = _sink(refused, quarantined_dir, days, most=ROW_GROUP_FEW)
     collected([_sink(valid, valid_dir, days, is_all=is_all), few], relative)
 
 
@@ -382,15 +381,18 @@ def _sink(
     days: Collection[dt.date] | None,
     *,
     is_all: bool = False,
-    row_group: int | None = None,
+    most: int | None = None,
 ) -> pl.LazyFrame:
     """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
+    columns = len(frame.collect_schema()) - 1
     few = days is not None and len(days) <= FEW_DAYS
-    size = row_group or (ROW_GROUP if few else ROW_GROUP_MANY_DAYS)
-    how: dict[str, Any] = {"compression": "uncompressed", "row_group_size": size}
+    size = min(row_group(columns), most or (ROW_GROUP if few else ROW_GROUP_MANY_DAYS))
+    how: dict[str, Any] = (
+        parquet_options(columns) if is_all else {"compression": "uncompressed", "row_group_size": size}
+    )
     if days is not None and len(days) == 1:
         path = target / f"{DAY}={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
-        return frame.drop(DAY).sink_parquet(path, mkdir=True, lazy=True, **(PARQUET if is_all else how))
+        return frame.drop(DAY).sink_parquet(path, mkdir=True, lazy=True, **how)
     return frame.sink_parquet(pl.PartitionBy(target, key=DAY, include_key=False), mkdir=True, lazy=True, **how)
 
 

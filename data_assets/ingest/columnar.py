@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 _BATCH = 16_384
-_PIECE_BYTES = 14 << 20  # of a row group, read at a time
+_PIECE_BYTES, _COLUMN_BYTES = 14 << 20, 200 << 10  # of a row group, read at a time; to take up a column has its cost
 _NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum)
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
@@ -89,10 +89,11 @@ def _scan(path: Path, footer: pq.FileMetaData) -> pl.LazyFrame:
     every = (footer.row_group(number) for number in range(footer.num_row_groups))
     groups = [group for group in every if group.num_rows > 0]
     sizes = [max(group.total_byte_size, group.num_rows * group.num_columns * NUMBER_BYTES) for group in groups]
-    pieces = [max(1, -(-size // _PIECE_BYTES)) for size in sizes]
+    most = max(_PIECE_BYTES, _COLUMN_BYTES * footer.num_columns)
+    pieces = [max(1, -(-size // most)) for size in sizes]
     if sum(pieces) > _MOST_PIECES:
         pieces = [1] * len(groups)
-    if max(sizes, default=0) <= _PIECE_BYTES or len(groups) > _MOST_PIECES:
+    if max(sizes, default=0) <= most or len(groups) > _MOST_PIECES:
         return scan
     steps = [-(-group.num_rows // count) for group, count in zip(groups, pieces, strict=True)]
     return in_pieces(
