@@ -1,4 +1,4 @@
-"""The cases at the edges: many small days, many days in a file, many files, and how cost grows.
+"""The cases at the edges: many small days, many days in a file, many files, odd days, and how cost grows.
 
 Here: `python -m benchmarks.scale [CASE ...] [--rounds N] [--write]`. Each project is made in a folder of its own, the
 same each time, and what is measured are the project's own commands, each a process: CPU seconds (user and system, with
@@ -35,6 +35,18 @@ timezone: UTC
 source: {{settle_seconds: 0, required: [user_id, session_start, event_type, value]}}
 runs: {{max_days: {max_days}}}
 """
+ODD_SETTINGS = """data_dir: data
+start_date: 2021-01-01
+timezone: UTC
+memory: {{limit: 521MB}}
+quality: {{max_quarantine_rate: 1}}
+source: {{settle_seconds: 0{more}}}
+"""
+ODD_SOURCE = {
+    "users": ", types: {user_id: string}",
+    "twice": ", deduplicate: exact",
+    "columns": ", extra_columns: keep",
+}
 HEADER = "user_id,session_start,session_end,event_type,value\n"
 SMALL_DAYS, SMALL_ROWS = 365, 20
 FIRST = dt.date(2022, 1, 1)
@@ -59,7 +71,7 @@ class Row:
 
 
 @contextlib.contextmanager
-def project(make: str, *sizes: int, max_days: int = 31, form: str = "csv") -> Iterator[Path]:
+def project(make: str, *sizes: int | str, max_days: int = 31, form: str = "csv") -> Iterator[Path]:
     """A folder with settings, and the raw files that one of MAKERS makes in a process of its own.
 
     A child's peak memory begins at that of the process that starts it, so this one stays small.
@@ -74,7 +86,7 @@ def project(make: str, *sizes: int, max_days: int = 31, form: str = "csv") -> It
         yield folder
 
 
-def _child(what: str, folder: Path, *more: int) -> tuple[str, ...]:
+def _child(what: str, folder: Path, *more: int | str) -> tuple[str, ...]:
     return (sys.executable, "-m", "benchmarks.scale", "--child", what, str(folder), *map(str, more))
 
 
@@ -242,6 +254,67 @@ def tick(folder: Path, files_: int) -> dict[str, Any]:
     return times | {"peak": pipeline.memory_mb("VmHWM")}
 
 
+# ---- Days unlike others ------------------------------------------------------------------------------------------
+
+KINDS = {
+    "usual": "100 rows a user, 12 event types",
+    "crowd": "half of the rows are of one user",
+    "users": "each row is of another user, a text",
+    "texts": "1,000 characters of metadata in each row",
+    "labels": "metadata of 28 characters, no two alike",
+    "types": "each tenth row has an event type of its own",
+    "values": "no two values are alike",
+    "twice": "each row comes twice; `deduplicate: exact`",
+    "bad": "half of the rows have no readable start",
+    "columns": "300 more columns, which are kept",
+}
+
+
+def odd_day(raw: Path, kind: str, rows: int) -> None:
+    """A Parquet file that is like that of ``pipeline.make`` but in one thing."""
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    pipeline.make(raw / "usual.parquet", rows)
+    if kind == "usual":
+        return
+    rows //= 1 + (kind == "twice")
+    number = pl.col("n")
+    key, random = (number * 2_654_435_761) % 4_294_967_296, number.hash(7)
+    text = random.cast(pl.String).str.pad_start(20, "0")
+    new: dict[str, list[pl.Expr]] = {
+        "crowd": [pl.when(number % 2 == 0).then(7).otherwise("user_id").alias("user_id")],
+        "users": [pl.concat_str(text, number.cast(pl.String)).alias("user_id")],
+        "texts": [pl.concat_str(text, pl.lit("y" * 980)).alias("metadata")],
+        "labels": [pl.concat_str(pl.lit("request-"), text).alias("metadata")],
+        "types": [pl.when(number % 10 == 0).then(text).otherwise("event_type").alias("event_type")],
+        "values": [((random % 2**53) / 2**53 * 1e6).alias("value")],
+        "twice": [],
+        "bad": [pl.when(random % 2 == 0).then(pl.col("session_start").dt.to_string()).alias("session_start")],
+        "columns": [((key + i) % 100_000 / 10 ** (i % 2)).alias(f"extra_{i:03}") for i in range(300)],
+    }
+    scan = pl.scan_parquet(raw / "usual.parquet").with_row_index("n").with_columns(pl.col("n").cast(pl.Int64))
+    changed = scan.with_columns(*new[kind]).drop("n")
+    step = 50_000 if kind in ("texts", "columns") else 1_000_000
+    with pq.ParquetWriter(raw / "day.parquet", changed.head(1).collect().to_arrow().schema, compression="zstd") as out:
+        for first in range(0, rows, step):
+            some = changed.slice(first, step).collect().to_arrow()
+            for _ in range(2 if kind == "twice" else 1):
+                out.write_table(some)
+    (raw / "usual.parquet").unlink()
+
+
+def odd(_: int) -> list[Row]:
+    """Days of 5 million rows, each unlike others in one thing; `memory: {limit: 521MB}`."""
+    found = []
+    for kind, words in KINDS.items():
+        rows = {"texts": 2_000_000, "columns": 500_000}.get(kind, 5_000_000)
+        with project("odd_day", kind, rows) as folder:
+            (folder / "pipeline.yaml").write_text(ODD_SETTINGS.format(more=ODD_SOURCE.get(kind, "")), encoding="utf-8")
+            found.append(_command(f"{rows:,} rows, {kind}", folder, "run", said=words))
+    return found
+
+
 # ---- How cost grows ----------------------------------------------------------------------------------------------
 
 
@@ -274,12 +347,13 @@ def growth(rounds: int) -> list[Row]:
 
 # ---- The page ----------------------------------------------------------------------------------------------------
 
-MAKERS: dict[str, Callable[..., None]] = {f.__name__: f for f in (small_days, small_files, one_file)}
+MAKERS: dict[str, Callable[..., None]] = {f.__name__: f for f in (small_days, small_files, one_file, odd_day)}
 CASES: dict[str, tuple[str, Callable[[int], list[Row]]]] = {
     "days": ("365 small days", days),
     "thousand": ("A file of 1,000 days", thousand),
     "files": ("10,000 files in one day", files),
     "ticks": ("100,000 files under the sensor", ticks),
+    "odd": ("Days unlike others", odd),
     "growth": ("How cost grows", growth),
 }
 

@@ -1,7 +1,8 @@
 """How long each event lasted, where a missing end is filled from the same user's next one; some users at a time.
 
 Here: parting a day by users, on disk, and filling within a part. Not here: what is made of the
-durations (``metrics.py``). Whatever the day's length, the rows of one part are in memory at a time.
+durations (``metrics.py``). Whatever the day's length, the rows of one part are in memory at a time; a user with more
+rows than that (who stands for all that are not known, or is no person) is parted by time.
 
 A missing end takes that of the same user's row with the smallest (start, end) among those whose end is known and whose
 start is not before its own; where there is none it stays null. The order of rows plays no part.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
@@ -22,12 +23,20 @@ from data_assets.engine import chosen
 from data_assets.quantities import INT64_MAX, MOST_PARTS, parts_on_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PART_ROWS = 196_608  # how many rows of a long day are worked on at a time; a user's rows stay together
+PART_ROWS = 196_608  # how many rows of a long day are worked on at a time
 USER, START, END, DURATION = "user_id", "session_start", "session_end", "duration_us"
 _KEY, _NEXT, _PIECE = "__key", "__next", "__piece"
+_CROWDED = 2  # a part of so many times the rows of others is looked at for users who have too many
+
+
+class Part(NamedTuple):
+    """Some events, how long each lasted, and whether all events of their users are among them."""
+
+    rows: pl.DataFrame
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,8 @@ class Keys:
         return pl.col(_KEY) // self.span
 
 
-def durations(
-    events: pl.LazyFrame, rows: int, scratch: Path | None = None, keys: Keys | None = None
-) -> Iterator[pl.DataFrame]:
-    """How long each event lasted, missing ends filled, in parts that share no user; some may be empty.
+def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None, keys: Keys | None = None) -> Iterator[Part]:
+    """How long each event lasted, missing ends filled, in parts that share no user but those not whole; some are empty.
 
     Args:
         events: a day, with ``user_id``, ``session_start``, ``session_end`` and any other columns. The span of its
@@ -82,19 +89,66 @@ def durations(
     """
     lasted = (pl.col(END) - pl.col(START)).dt.total_microseconds()
     timed = events.with_columns(pl.col(START).to_physical(), lasted.alias(DURATION)).drop(END)
-    if keys is None:  # map holds no part while what was made of it is used
-        return map(_by_own_keys, _parts(timed, pl.col(USER), rows, scratch))
-    return map(partial(_by_keys, keys=keys), _parts(keys.put(timed), keys.number, rows, scratch))
-
-
-def _parts(events: pl.LazyFrame, user: pl.Expr, rows: int, scratch: Path | None) -> Iterator[pl.DataFrame]:
+    if keys is None:
+        ways = _Ways(pl.col(USER), pl.col(START), _by_own_keys)
+    else:
+        ways = _Ways(keys.number, pl.col(_KEY) % keys.span, partial(_by_keys, keys=keys), keys.user)
+        timed = keys.put(timed)
     if scratch is None:
-        yield events.collect(engine=chosen())
-        return
+        return iter([ways.filled(timed.collect(engine=chosen()))])
+    return _in_parts(timed, rows, scratch, ways)
+
+
+class _Ways(NamedTuple):
+    """How the events of a part are told apart, and filled.
+
+    Attributes:
+        user: what tells users apart; ``lowest`` is to be added where that is a number, counted from 0.
+        start: in microseconds.
+        fill: fills the events of some users, all of theirs.
+    """
+
+    user: pl.Expr
+    start: pl.Expr
+    fill: Callable[[pl.DataFrame], pl.DataFrame]
+    lowest: int | None = None
+
+    def filled(self, rows: pl.DataFrame) -> Part:
+        return Part(self.fill(rows))
+
+
+def _in_parts(events: pl.LazyFrame, rows: int, scratch: Path, ways: _Ways) -> Iterator[Part]:
     count = min(MOST_PARTS, -(-rows // PART_ROWS))
-    with parts_on_disk(events, rows, user.hash() % count, scratch) as parts:
+    with parts_on_disk(events, rows, ways.user.hash() % count, scratch) as parts:
         for part in parts:
-            yield from _pieces(part.collect(engine=chosen()), user.hash() // count)
+            some, height = part, int(part.select(pl.len()).collect(engine=chosen()).item())
+            if height > _CROWDED * max(PART_ROWS, rows // count):
+                sizes = part.group_by(ways.user.alias(USER)).agg(pl.len()).collect(engine=chosen())
+                large = sizes.filter(pl.col("len") > _CROWDED * PART_ROWS)
+                for user, size in large.iter_rows():
+                    named = pl.lit(user if ways.lowest is None else user + ways.lowest, large[USER].dtype).alias(USER)
+                    yield from _of_one(part.filter(ways.user == user), named, size, scratch, ways.start)
+                some = part.filter(~ways.user.is_in(large[USER].to_list()))
+            pieces = _pieces(some.collect(engine=chosen()), ways.user.hash() // count)
+            yield from map(ways.filled, pieces)  # which holds no piece while what was made of it is used
+
+
+def _of_one(events: pl.LazyFrame, user: pl.Expr, rows: int, scratch: Path, start: pl.Expr) -> Iterator[Part]:
+    """The events of one user parted by time, the latest first: each part leaves its first end to those before it."""
+    bounds = events.select(start.min().alias("first"), start.max().alias("last"))
+    first, last = bounds.collect(engine=chosen()).row(0)
+    count, span = min(MOST_PARTS, -(-rows // PART_ROWS)), last - first + 1
+    place = start - first
+    from_last = 2 * MOST_PARTS - 1 - place // -(-span // count)  # of three digits each: parts come by their names
+    later = None
+    with parts_on_disk(events, rows, from_last, scratch) as parts:
+        for part in parts:
+            some = part.with_columns(place.alias(_KEY)).drop(START, strict=False).collect(engine=chosen())
+            yield Part(_filled(some, span, later).drop(_KEY).with_columns(user), is_whole=False)
+            ended = some.filter(pl.col(DURATION).is_not_null())
+            if not ended.is_empty():
+                earliest = ended.filter(pl.col(_KEY) == pl.col(_KEY).min())
+                later = earliest.select(_KEY, pl.col(DURATION).min()).head(1)
 
 
 def _pieces(part: pl.DataFrame, rest: pl.Expr) -> Iterator[pl.DataFrame]:
@@ -126,26 +180,25 @@ def _by_own_keys(rows: pl.DataFrame) -> pl.DataFrame:
     return _filled(rows.with_columns(key).drop(START), span).drop(_KEY)
 
 
-def _filled(rows: pl.DataFrame, span: int) -> pl.DataFrame:
+def _filled(rows: pl.DataFrame, span: int, later: pl.DataFrame | None = None) -> pl.DataFrame:
     """The rows with missing durations filled; all rows of a user must be there. Rows that had one come first.
 
-    The first key of a row with an end, from that of a missing one on, tells where its end stands.
+    The first key of a row with an end, from that of a missing one on, tells where its end stands. ``later``: the first
+    key and duration with an end among rows of the same user that are not here.
     """
     is_open = pl.col(DURATION).is_null()
     open_ = rows.filter(is_open)
     if open_.is_empty():
         return rows
     closed = rows.filter(~is_open)
-    in_order = closed[_KEY].drop_nulls().sort(multithreaded=False)  # in several threads: the same time, twice the CPU
+    ended = closed.select(_KEY, DURATION) if later is None else pl.concat([closed.select(_KEY, DURATION), later])
+    in_order = ended[_KEY].drop_nulls().sort(multithreaded=False)  # in several threads: the same time, twice the CPU
     asked = open_[_KEY].unique().sort(multithreaded=False)
     next_ = in_order.gather(in_order.search_sorted(asked), null_on_oob=True)
     of_users = pl.lit(span, asked.dtype)
     found = pl.DataFrame({_KEY: asked, _NEXT: next_}).filter(pl.col(_KEY) // of_users == pl.col(_NEXT) // of_users)
     lasted = (
-        closed.select(_KEY, DURATION)
-        .join(found.select(pl.col(_NEXT).alias(_KEY)).unique(), on=_KEY)
-        .group_by(_KEY)
-        .agg(pl.col(DURATION).min())
+        ended.join(found.select(pl.col(_NEXT).alias(_KEY)).unique(), on=_KEY).group_by(_KEY).agg(pl.col(DURATION).min())
     )
     until = (pl.col(_NEXT) - pl.col(_KEY) + pl.col(DURATION)).cast(pl.Int64)
     answers = found.join(lasted, left_on=_NEXT, right_on=_KEY).select(_KEY, until.alias(DURATION))

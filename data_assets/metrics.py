@@ -306,11 +306,16 @@ class DayFigures:
         self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
         scratch = None if hold else self._scratch
         with ExitStack() as stack:
-            lengths = _Durations(self._many, stack)
+            lengths, shared, magnitude = _Durations(self._many, stack), [], self.values.magnitude
             for part in filling.durations(columns, self.rows, self._parts, keys):
-                users.add(_sessions(part, precision, self.values.magnitude))
-                lengths.add(part.select("duration_us"))
+                if part.is_whole:
+                    users.add(_sessions(_added_up(part.rows, magnitude), precision))
+                else:
+                    shared.append(_added_up(part.rows, magnitude, is_whole=False).collect(engine=chosen()))
+                lengths.add(part.rows.select("duration_us"))
                 del part  # before the next is read
+            if shared:
+                users.add(_sessions(_put_together(shared), precision))
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
         return users.in_order(scratch)
 
@@ -453,12 +458,12 @@ def session_metrics(
     return _table("session_metrics", events).conform(made)
 
 
-def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataFrame:
-    """Rows of session_metrics for some users, in no promised order."""
+def _added_up(timed: pl.DataFrame, magnitude: float, *, is_whole: bool = True) -> pl.LazyFrame:
+    """What the events of some users come to, a row each; not ``is_whole``: there are more of them elsewhere."""
     duration = pl.col("duration_us")
     longest, shortest = timed.select_seq(duration.max().alias("max"), duration.min().alias("min")).row(0)
-    is_long = max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
-    is_large = (magnitude + 1) * FIXED * timed.height >= INT64_MAX // 2
+    is_long = not is_whole or max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
+    is_large = not is_whole or (magnitude + 1) * FIXED * timed.height >= INT64_MAX // 2
     per_user = (
         timed.lazy()
         .group_by(USER)
@@ -473,11 +478,30 @@ def _sessions(timed: pl.DataFrame, precision: int, magnitude: float) -> pl.DataF
             pl.col(VALUE).count().alias("valued"),
         )
     )
+    if magnitude < FIXED_LIMIT:
+        return per_user.with_columns(huge=pl.lit(None, pl.List(pl.Float64)))
+    huge = timed.lazy().filter(pl.col(VALUE).abs() >= FIXED_LIMIT).group_by(USER).agg(huge=VALUE)
+    return per_user.join(huge, on=USER, how="left")
+
+
+def _put_together(parts: Sequence[pl.DataFrame]) -> pl.LazyFrame:
+    """The same of users who stand in several."""
+    sums = ("total_sessions", "timed", "duration_sum", "anomaly_count", "value_sum", "valued")
+    huge = pl.col("huge").explode(empty_as_null=False).drop_nulls()
+    of_users = pl.concat(parts).lazy().group_by(USER)
+    return of_users.agg(pl.sum(*sums), pl.max("longest"), pl.min("shortest"), huge=huge)
+
+
+def _sessions(per_user: pl.LazyFrame, precision: int) -> pl.DataFrame:
+    """Rows of session_metrics of what ``_added_up`` tells, in no promised order."""
+    held = per_user.collect(engine=chosen())
     value_sum = pl.col("value_sum").cast(pl.Int128).cast(pl.Float64)
     total = value_sum / FIXED
     mean = value_sum / (pl.col("valued").cast(pl.Float64) * FIXED)
-    if magnitude >= FIXED_LIMIT:
-        per_user = per_user.join(_huge_totals(timed.lazy()), on=USER, how="left")
+    huge = held.filter(pl.col("huge").list.len() > 0)
+    per_user = held.lazy()
+    if not huge.is_empty():
+        per_user = per_user.join(_huge_totals(huge), on=USER, how="left")
         total = total + pl.col("huge_total").fill_null(0.0)
         mean = pl.when(pl.col("huge_total").is_null()).then(mean).otherwise(total / pl.col("valued"))
     seconds = pl.col("duration_sum").cast(pl.Int128).cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)
@@ -799,14 +823,10 @@ def _table(name: str, events: pl.LazyFrame) -> Table:
     return tables(kind)[name]
 
 
-def _huge_totals(events: pl.LazyFrame) -> pl.LazyFrame:
+def _huge_totals(held: pl.DataFrame) -> pl.LazyFrame:
     """``user_id`` and ``huge_total``, the sum of the values that ``fixed`` leaves out, of users who have any."""
-    huge = events.select(USER, VALUE).filter(pl.col(VALUE).abs() >= FIXED_LIMIT).collect(engine=chosen())
-    of_users: dict[int | str, list[float]] = {}
-    for user, value in huge.iter_rows():
-        of_users.setdefault(user, []).append(value)
-    totals = {USER: list(of_users), "huge_total": [double(exact_sum(v)) for v in of_users.values()]}
-    return pl.LazyFrame(totals, schema={USER: huge.schema[USER], "huge_total": pl.Float64})
+    totals = [double(exact_sum(values)) for values in held["huge"]]
+    return held.lazy().select(USER, huge_total=pl.Series(totals, dtype=pl.Float64))
 
 
 def _summary_of_labels(figures: DayFigures) -> list[tuple[object, ...]]:

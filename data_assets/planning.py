@@ -348,7 +348,7 @@ def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
         ]
         pl.concat(slices).write_parquet(target)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, pa.ArrowException) as problem:
-        raise columnar.unreadable(relative, problem) from problem
+        raise columnar.unreadable(relative, path, problem) from problem
     taken = PARQUET_SLICES * PARQUET_SLICE_ROWS
     return Sample(target, relative, f"{taken:,} rows from all over the file", taken / rows, rows)
 

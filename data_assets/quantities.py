@@ -191,7 +191,7 @@ def _known(held: pl.DataFrame) -> int:
 
 @contextlib.contextmanager
 def parts_on_disk(frame: pl.LazyFrame, rows: int, key: pl.Expr, scratch: Path) -> Iterator[Iterator[pl.LazyFrame]]:
-    """The frame parted by ``key``, a whole number below MOST_PARTS; the block gets the parts, each gone with the next.
+    """The frame parted by ``key``, one of MOST_PARTS whole numbers; the block gets the parts, each gone with the next.
 
     On disk they are in Arrow's own format: Parquet takes a third more CPU to write, for files that are soon gone.
     """
@@ -207,7 +207,7 @@ def parts_on_disk(frame: pl.LazyFrame, rows: int, key: pl.Expr, scratch: Path) -
         found: dict[str, list[Path]] = {}
         for path in sorted(Path(folder).rglob("*.ipc")):
             found.setdefault(path.parent.name, []).append(path)
-        yield _one_by_one(found.values())
+        yield _one_by_one(found[name] for name in sorted(found))
 
 
 def _one_by_one(parts: Iterable[list[Path]]) -> Iterator[pl.LazyFrame]:

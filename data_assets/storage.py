@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from data_assets import runs
 from data_assets.contracts import PIPELINE_RUNS, Table, tables
-from data_assets.engine import bound_memory
+from data_assets.engine import bound_memory, chosen
 from data_assets.errors import ContractError, StorageBusyError
 
 if TYPE_CHECKING:
@@ -50,22 +50,25 @@ BATCH = 65_536  # about so many rows go into the warehouse, or come out of it, a
 WAREHOUSE_MEMORY = "128MB"  # else it keeps what it wrote: 40 MB more at 2.4 million users, at the same CPU
 MOST_AT_ONCE = 262_144  # so many come out of it at once
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
-ROW_GROUP, LEAST_GROUP = 65_536, 8_192  # small enough to prune and to stream, measured in docs/decisions/0002
-GROUP_CELLS = 16 * ROW_GROUP  # of more columns than 16 a row group has fewer rows
+ROW_GROUP, LEAST_GROUP = 131_072, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
+GROUP_CELLS, GROUP_BYTES = 2**21, 64 << 20  # of more than 16 columns, or of long texts, a row group has fewer rows
+LOOKED_AT = 100  # so many rows tell how long the texts are
 
 
-def parquet_options(columns: int) -> dict[str, Any]:
-    """How days of so many columns are written, for ``sink_parquet``."""
-    return {
-        "compression": "zstd",
-        "compression_level": 1,
-        "statistics": True,
-        "row_group_size": row_group(columns),
-    }
+def parquet_options(frame: pl.LazyFrame) -> dict[str, Any]:
+    """How a day is written, for ``sink_parquet``; the same for the same rows in the same order."""
+    schema = frame.collect_schema()
+    size = row_group(len(schema))
+    texts = [name for name, dtype in schema.items() if dtype == pl.String]
+    if texts and chosen() == "streaming":  # few rows are one row group in any case
+        lengths = frame.select(texts).head(LOOKED_AT).select(pl.all().str.len_bytes().mean())
+        length = sum(mean or 0.0 for mean in lengths.collect(engine="streaming").row(0))
+        size = max(LEAST_GROUP, min(size, int(GROUP_BYTES // max(1.0, length))))
+    return {"compression": "zstd", "compression_level": 1, "statistics": True, "row_group_size": size}
 
 
 def row_group(columns: int) -> int:
-    """The rows of a row group that has so many columns."""
+    """The rows of a row group that has so many columns, if its texts are short."""
     return max(LEAST_GROUP, min(ROW_GROUP, GROUP_CELLS // max(1, columns)))
 
 
@@ -185,7 +188,7 @@ class Lake:
                 if ready is None:
                     # Opened here: of a query that failed, the engine may open a path after it was taken away below.
                     with temporary.open("xb") as file:
-                        frame.sink_parquet(file, **parquet_options(len(frame.collect_schema())))
+                        frame.sink_parquet(file, **parquet_options(frame))
                 else:
                     shutil.move(ready, temporary)
                 fsync_path(temporary)

@@ -202,6 +202,14 @@ def test_text_kept_as_a_dictionary_is_read_as_text(tmp_path):
     ]
 
 
+def test_a_file_that_only_is_called_parquet_is_said_to_be_another(tmp_path):
+    (tmp_path / "a.parquet").write_text("user_id,session_start\n")
+    with pytest.raises(
+        SourceFileError, match=r"(?s)is no readable Parquet file.*It does not begin as Parquet files do"
+    ):
+        ingest.open_records(tmp_path / "a.parquet", "a.parquet", config(), tmp_path)
+
+
 @pytest.mark.parametrize("extra_columns", ["keep", "drop"])
 def test_columns_called_like_ours_stay_as_they_are(tmp_path, extra_columns):
     """A record is told as it stood, whatever its columns are called."""

@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, build_sensor_context
 
-from data_assets import jobs, landing, sensors, staging
+from data_assets import engine, jobs, landing, sensors, staging, storage
 from data_assets.config import PipelineConfig, SourceConfig
 from data_assets.contracts import LANDED_FILES, tables
 from data_assets.definitions import build_definitions
@@ -223,9 +224,18 @@ LONG = {  # files whose days are counted and split in one pass, by how many of t
 
 @pytest.mark.parametrize("deduplicate", ["none", "exact"])
 @pytest.mark.parametrize("rows", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("wide", [False, True])
 def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
-    tmp_path: Path, rows: list[tuple[str, int]], deduplicate: Literal["none", "exact"]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: list[tuple[str, int]],
+    deduplicate: Literal["none", "exact"],
+    wide: bool,
 ) -> None:
+    if wide:  # row groups of so few rows as texts of this length allow
+        monkeypatch.setattr(engine, "FEW_ROWS", 0)
+        monkeypatch.setattr(storage, "LEAST_GROUP", 2)
+        monkeypatch.setattr(storage, "GROUP_BYTES", 500)
     source = SourceConfig(settle_seconds=0, deduplicate=deduplicate)
     config = PipelineConfig(data_dir=tmp_path, start_date=FIRST, source=source)
     config.raw_dir.mkdir()
@@ -252,6 +262,8 @@ def test_a_file_is_split_by_the_look_at_it_and_the_parts_are_taken_once(
             refused_rows = s.quarantined.collect()
             version = written.write(tables()["raw_events"], day, s.valid, {}, s.ready)  # named after its bytes
             of_days.append((version.path.name, version.rows, refused_rows.to_dicts(), s.by_file.to_dicts()))
+            with pq.ParquetFile(version.path) as file:
+                assert (file.num_row_groups > 1) == (wide and version.rows > storage.GROUP_BYTES // 20)
         made.append(of_days)
     assert made[0] == made[1]
 

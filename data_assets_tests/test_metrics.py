@@ -96,9 +96,9 @@ def durations(events):
     held = events.collect()
     starts = held["session_start"].to_physical()
     keys = filling.Keys.of((held["user_id"].min(), held["user_id"].max()), (starts.min(), starts.max()))
-    found = pl.concat(filling.durations(events, held.height))
+    found = pl.concat(part.rows for part in filling.durations(events, held.height))
     if keys is not None:
-        by_keys = pl.concat(filling.durations(events, held.height, keys=keys))
+        by_keys = pl.concat(part.rows for part in filling.durations(events, held.height, keys=keys))
         assert_frame_equal(by_keys.select(found.columns), found, check_row_order=False, check_exact=True)
     return found
 
@@ -445,7 +445,7 @@ def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, 
     users = pl.DataFrame({"user_id": range(20_000)})
     crowded = users.filter(pl.col("user_id").hash() % 10 == 3).head(900)["user_id"].to_list()
     raw = frame(*(event(user=user) for user in [*crowded, *range(-100, 0)]))
-    parts = list(filling.durations(raw, 1_000, tmp_path))
+    parts = [part.rows for part in filling.durations(raw, 1_000, tmp_path)]
     assert sorted(user for part in parts for user in part["user_id"]) == sorted([*crowded, *range(-100, 0)])
     assert max(part.height for part in parts) < 400
 
@@ -661,6 +661,10 @@ LABELS_ASKED = """
 figures = metrics.DayFigures(events, "streaming", path.parent / "scratch", path)
 answer = figures.bounds["metadata count"] + figures.unique("metadata")
 """
+SESSIONS_ASKED = """
+figures = metrics.DayFigures(events, "streaming", path.parent / "scratch", path)
+answer = metrics.session_metrics(events, 2, figures).collect()["total_sessions"].sum()
+"""
 REPEATS_ASKED = """
 (path.parent / "apart").mkdir()
 kept, _ = duplicates.split(events, ["user_id", "session_start", "metadata"], path.parent / "apart")
@@ -675,16 +679,17 @@ answer = kept.select(pl.len()).collect().item()
         (LABELS_ASKED, 400_000, 1_000, 800_000, 300),
         (LABELS_ASKED, 4_000_000, 20, 8_000_000, 350),
         (REPEATS_ASKED, 4_000_000, 20, 4_000_000, 180),
+        (SESSIONS_ASKED, 4_000_000, 1, 4_000_000, 500),
     ],
-    ids=["long texts", "texts that are all different", "no duplicates"],
+    ids=["long texts", "texts that are all different", "no duplicates", "one user"],
 )
-def test_texts_that_are_long_or_all_different_are_not_held(tmp_path, asked, rows, length, answer, most):
-    """140, 208 and 88 MB; held they took 1,230, 595 and 292, and more the longer the day."""
+def test_little_is_held_of_a_day_unlike_others(tmp_path, asked, rows, length, answer, most):
+    """140, 208, 88 and 351 MB, where they took 1,230, 595, 292 and 999, and more the longer the day."""
     number = pl.int_range(rows)
     day = pl.select(
-        user_id=number // 100,
-        session_start=pl.datetime(2024, 3, 1),
-        session_end=pl.datetime(2024, 3, 1, 1),
+        user_id=number // 100 if length > 1 else pl.lit(7, pl.Int64),
+        session_start=pl.datetime(2024, 3, 1) + pl.duration(milliseconds=number),
+        session_end=pl.when(number % 50 != 7).then(pl.datetime(2024, 3, 1, 8)),
         event_type=pl.lit("view"),
         value=1.0,
         metadata=number.hash().cast(pl.String).str.pad_end(length, "x"),

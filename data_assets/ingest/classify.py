@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -18,7 +18,7 @@ from data_assets.engine import chosen
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
-from data_assets.storage import ROW_GROUP, parquet_options, row_group, rows_of
+from data_assets.storage import LOOKED_AT, parquet_options, row_group, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
-ROW_GROUP_MANY_DAYS = 8_192
+ROW_GROUP_PARTS, ROW_GROUP_MANY_DAYS = 65_536, 8_192  # of what is read once and thrown away
 # Of rows that are few among others: a row group waits in as many pieces as it has sources, with 8 KB a text in each.
 ROW_GROUP_FEW = 4_096
 FEW_DAYS = 8
@@ -156,7 +156,7 @@ def split_file(
     plain = rows if is_all else rows.drop("source_file")
     if days is not None:
         plain = plain.filter(pl.col(DAY).is_in(sorted(days)))
-    sink = _sink(plain, out_dir / "valid", days, is_all=is_all)
+    sink = _sink(plain, out_dir / "valid", days, relative, is_all=is_all)
     if quick.is_all:
         collected([sink], relative)
         return
@@ -182,7 +182,7 @@ def split_unseen(records: Records, relative: str, config: PipelineConfig, out_di
     _make_folders(out_dir)
     valid = out_dir / "valid"
     if quick.is_all and quick.day is not None:
-        collected([_sink(quick.rows(relative), valid, [quick.day], is_all=True)], relative)
+        collected([_sink(quick.rows(relative), valid, [quick.day], relative, is_all=True)], relative)
         return pl.DataFrame([(quick.day, rows_of(valid.rglob("*.parquet")))], schema=DAYS, orient="row")
     # A column of its own: of conditions within the filters the engine would do all that is before them twice.
     is_likely = pl.lit(value=False) if quick.day is None else _starts_on(quick.day)
@@ -190,9 +190,9 @@ def split_unseen(records: Records, relative: str, config: PipelineConfig, out_di
     rest, likely, other = (
         replace(quick, frame=quick.frame.with_columns(part.alias(_PART)).filter(pl.col(_PART) == n)) for n in range(3)
     )
-    sinks = [] if quick.day is None else [_sink(likely.rows(relative), valid, [quick.day], is_all=True)]
+    sinks = [] if quick.day is None else [_sink(likely.rows(relative), valid, [quick.day], relative, is_all=True)]
     others = other.rows(relative).drop("source_file")
-    sinks.append(_sink(_copied(others) if sinks else others, valid, None))
+    sinks.append(_sink(_copied(others) if sinks else others, valid, None, relative))
     _sift(records, relative, sinks, rest.frame, out_dir)
     found = [
         (dt.date.fromisoformat(folder.name.partition("=")[2]), rows_of(list(folder.iterdir())))
@@ -285,8 +285,8 @@ def _split(
         .select(*QUARANTINED_EVENTS.names, DAY)
     )
     valid_dir, quarantined_dir = targets
-    few = _sink(refused, quarantined_dir, days, most=ROW_GROUP_FEW)
-    collected([_sink(valid, valid_dir, days, is_all=is_all), few], relative)
+    few = _sink(refused, quarantined_dir, days, relative, most=ROW_GROUP_FEW)
+    collected([_sink(valid, valid_dir, days, relative, is_all=is_all), few], relative)
 
 
 @dataclass(frozen=True)
@@ -379,21 +379,30 @@ def _sink(
     frame: pl.LazyFrame,
     target: Path,
     days: Collection[dt.date] | None,
+    relative: str,
     *,
     is_all: bool = False,
     most: int | None = None,
 ) -> pl.LazyFrame:
     """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
-    columns = len(frame.collect_schema()) - 1
+    if is_all:
+        [day] = days or ()
+        rows = frame.drop(DAY)
+        first = rows if chosen() == "in-memory" else collected([rows.head(LOOKED_AT)], relative)[0].lazy()
+        path, how = _folder(target, day) / WHOLE_DAY, parquet_options(first)
+        return rows.sink_parquet(path, mkdir=True, lazy=True, **how)
     few = days is not None and len(days) <= FEW_DAYS
-    size = min(row_group(columns), most or (ROW_GROUP if few else ROW_GROUP_MANY_DAYS))
-    how: dict[str, Any] = (
-        parquet_options(columns) if is_all else {"compression": "uncompressed", "row_group_size": size}
-    )
+    size = min(row_group(len(frame.collect_schema())), most or (ROW_GROUP_PARTS if few else ROW_GROUP_MANY_DAYS))
+    how = {"compression": "uncompressed", "row_group_size": size}
     if days is not None and len(days) == 1:
-        path = target / f"{DAY}={next(iter(days))}" / (WHOLE_DAY if is_all else "0.parquet")
+        path = _folder(target, next(iter(days))) / "0.parquet"
         return frame.drop(DAY).sink_parquet(path, mkdir=True, lazy=True, **how)
     return frame.sink_parquet(pl.PartitionBy(target, key=DAY, include_key=False), mkdir=True, lazy=True, **how)
+
+
+def _folder(target: Path, day: dt.date) -> Path:
+    """As the engine calls the parts of a day."""
+    return target / f"{DAY}={day}"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BATCH = 16_384
 _PIECE_BYTES, _COLUMN_BYTES = 14 << 20, 200 << 10  # of a row group, read at a time; to take up a column has its cost
+_MAGIC = b"PAR1"
 _NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum)
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
@@ -50,7 +51,7 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
         schema = pl.Schema(scan.collect_schema())
         schema.to_frame()
     except (pl.exceptions.PolarsError, PanicException, OSError, pa.ArrowException, UnicodeDecodeError) as problem:
-        raise unreadable(relative, problem) from problem
+        raise unreadable(relative, path, problem) from problem
     columns = column_names(schema.names(), config.source.column_naming)
     given = zip(schema.items(), columns, strict=True)
     renamed = scan.select(_plain(pl.col(theirs), dtype).alias(ours) for (theirs, dtype), ours in given)
@@ -129,11 +130,19 @@ def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig)
     return column
 
 
-def unreadable(relative: str, problem: BaseException) -> SourceFileError:
+def unreadable(relative: str, path: Path, problem: BaseException) -> SourceFileError:
     """The refusal of a Parquet file that the engine cannot read."""
+    with path.open("rb") as file:
+        is_other = file.read(len(_MAGIC)) != _MAGIC
+    hint = (
+        "It does not begin as Parquet files do. Give it the ending of what it is, .csv for instance, or ask the sender."
+        if is_other
+        else "The file is cut short or damaged, or has a column of a type that is not read here (times of a zone like "
+        "+05:30, intervals, decimals of over 38 digits). Ask the sender for it again, or remove it."
+    )
     return SourceFileError(
         f"{visible(relative)} is no readable Parquet file: {visible(str(problem))}. Nothing of it is used.",
-        "The file is cut short or damaged. Ask the sender for it again, or remove it.",
+        hint,
         path=relative,
     )
 
