@@ -132,19 +132,24 @@ def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig)
 
 def unreadable(relative: str, path: Path, problem: BaseException) -> SourceFileError:
     """The refusal of a Parquet file that the engine cannot read."""
-    with path.open("rb") as file:
-        is_other = file.read(len(_MAGIC)) != _MAGIC
     hint = (
-        "It does not begin as Parquet files do. Give it the ending of what it is, .csv for instance, or ask the sender."
-        if is_other
-        else "The file is cut short or damaged, or has a column of a type that is not read here (times of a zone like "
-        "+05:30, intervals, decimals of over 38 digits). Ask the sender for it again, or remove it."
+        "The file is cut short or damaged, or has a column of a type that is not read here (times of a zone like +05:30, "
+        "intervals, decimals of over 38 digits). Ask the sender for it again, or remove it."
     )
+    if path.exists() and not _is_parquet(path):
+        hint = (
+            "It does not begin as Parquet files do. Give it the ending of what it is, .csv for instance, or remove it."
+        )
     return SourceFileError(
         f"{visible(relative)} is no readable Parquet file: {visible(str(problem))}. Nothing of it is used.",
         hint,
         path=relative,
     )
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
