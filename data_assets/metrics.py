@@ -263,17 +263,18 @@ class DayFigures:
         if known is not None:
             return int(known)
         column = self.events.select(label)
-        if column.collect_schema()[label] == pl.String:
-            column = column.select(quantities.fingerprint(pl.col(label)))
-        if self._step >= self.rows or self._scratch is None:
+        if column.collect_schema()[label] != pl.String:
             return quantities.count_distinct(column, self.rows, self._many)
+        column = column.select(quantities.fingerprint(pl.col(label)))
+        if self._step >= self.rows or self._scratch is None:
+            return quantities.count_distinct(column, self.rows, self._scratch)
         self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             for first in range(0, self.rows, self._step):
                 some = column.slice(first, self._step).collect(engine=chosen())
                 some.write_ipc(Path(folder) / f"{first:015d}.ipc")
             kept = pl.scan_ipc(sorted(Path(folder).iterdir()), glob=False)
-            return quantities.count_distinct(kept, self.rows, self._many)
+            return quantities.count_distinct(kept, self.rows, self._scratch)
 
     @property
     def _left_by_sessions(self) -> tuple[Numbers, Lengths, int]:
