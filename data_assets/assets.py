@@ -670,7 +670,7 @@ def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, pa
     if of_day.mode == "eager":
         return DayFrame(frame.collect(engine=chosen()).lazy(), {})
     rows = table.conform(frame)
-    rows.sink_parquet(path, **parquet_options(rows))
+    rows.sink_parquet(path, **parquet_options(len(rows.collect_schema())))
     return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
 
 

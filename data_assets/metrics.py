@@ -310,13 +310,13 @@ class DayFigures:
             lengths, shared, magnitude = _Durations(self._many, stack), [], self.values.magnitude
             for part in filling.durations(columns, self.rows, self._parts, keys):
                 if part.is_whole:
-                    users.add(_sessions(_added_up(part.rows, magnitude), precision))
+                    users.add(_sessions(_added_up(part.rows, magnitude), precision, magnitude))
                 else:
                     shared.append(_added_up(part.rows, magnitude, is_whole=False).collect(engine=chosen()))
                 lengths.add(part.rows.select("duration_us"))
                 del part  # before the next is read
             if shared:
-                users.add(_sessions(_put_together(shared), precision))
+                users.add(_sessions(_put_together(shared), precision, magnitude))
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
         return users.in_order(scratch)
 
@@ -460,7 +460,10 @@ def session_metrics(
 
 
 def _added_up(timed: pl.DataFrame, magnitude: float, *, is_whole: bool = True) -> pl.LazyFrame:
-    """What the events of some users come to, a row each; not ``is_whole``: there are more of them elsewhere."""
+    """What the events of some users come to, a row each; not ``is_whole``: there are more of them elsewhere.
+
+    ``huge`` lists the values that ``fixed`` leaves out, where there may be some.
+    """
     duration = pl.col("duration_us")
     longest, shortest = timed.select_seq(duration.max().alias("max"), duration.min().alias("min")).row(0)
     is_long = not is_whole or max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
@@ -480,7 +483,7 @@ def _added_up(timed: pl.DataFrame, magnitude: float, *, is_whole: bool = True) -
         )
     )
     if magnitude < FIXED_LIMIT:
-        return per_user.with_columns(huge=pl.lit(None, pl.List(pl.Float64)))
+        return per_user
     huge = timed.lazy().filter(pl.col(VALUE).abs() >= FIXED_LIMIT).group_by(USER).agg(huge=VALUE)
     return per_user.join(huge, on=USER, how="left")
 
@@ -488,21 +491,19 @@ def _added_up(timed: pl.DataFrame, magnitude: float, *, is_whole: bool = True) -
 def _put_together(parts: Sequence[pl.DataFrame]) -> pl.LazyFrame:
     """The same of users who stand in several."""
     sums = ("total_sessions", "timed", "duration_sum", "anomaly_count", "value_sum", "valued")
-    huge = pl.col("huge").explode(empty_as_null=False).drop_nulls()
-    of_users = pl.concat(parts).lazy().group_by(USER)
-    return of_users.agg(pl.sum(*sums), pl.max("longest"), pl.min("shortest"), huge=huge)
+    every = pl.concat(parts)
+    huge = [pl.col("huge").explode(empty_as_null=False).drop_nulls()] if "huge" in every.columns else []
+    return every.lazy().group_by(USER).agg(pl.sum(*sums), pl.max("longest"), pl.min("shortest"), *huge)
 
 
-def _sessions(per_user: pl.LazyFrame, precision: int) -> pl.DataFrame:
+def _sessions(per_user: pl.LazyFrame, precision: int, magnitude: float) -> pl.DataFrame:
     """Rows of session_metrics of what ``_added_up`` tells, in no promised order."""
-    held = per_user.collect(engine=chosen())
     value_sum = pl.col("value_sum").cast(pl.Int128).cast(pl.Float64)
     total = value_sum / FIXED
     mean = value_sum / (pl.col("valued").cast(pl.Float64) * FIXED)
-    huge = held.filter(pl.col("huge").list.len() > 0)
-    per_user = held.lazy()
-    if not huge.is_empty():
-        per_user = per_user.join(_huge_totals(huge), on=USER, how="left")
+    if magnitude >= FIXED_LIMIT:
+        held = per_user.collect(engine=chosen())
+        per_user = held.lazy().join(_huge_totals(held.filter(pl.col("huge").list.len() > 0)), on=USER, how="left")
         total = total + pl.col("huge_total").fill_null(0.0)
         mean = pl.when(pl.col("huge_total").is_null()).then(mean).otherwise(total / pl.col("valued"))
     seconds = pl.col("duration_sum").cast(pl.Int128).cast(pl.Float64) / (pl.col("timed").cast(pl.Float64) * SECOND_US)

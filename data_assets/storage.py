@@ -55,16 +55,17 @@ GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 16 columns, or of lon
 LOOKED_AT = 100  # so many rows tell how long the texts are
 
 
-def parquet_options(frame: pl.LazyFrame) -> dict[str, Any]:
-    """How a day is written, for ``sink_parquet``; the same for the same rows in the same order."""
-    schema = frame.collect_schema()
-    size = row_group(len(schema))
-    texts = [name for name, dtype in schema.items() if dtype == pl.String]
-    if texts and chosen() == "streaming":  # few rows are one row group in any case
-        lengths = frame.select(texts).head(LOOKED_AT).select(pl.all().str.len_bytes().mean())
-        length = sum(mean or 0.0 for mean in lengths.collect(engine="streaming").row(0))
-        size = max(LEAST_GROUP, min(size, int(GROUP_BYTES // max(1.0, length))))
+def parquet_options(columns: int, text_length: float = 0.0) -> dict[str, Any]:
+    """How a day of so many columns is written, and of texts that are so long together, for ``sink_parquet``."""
+    size = max(LEAST_GROUP, min(row_group(columns), int(GROUP_BYTES // max(1.0, text_length))))
     return {"compression": "zstd", "compression_level": 1, "statistics": True, "row_group_size": size}
+
+
+def text_length(frame: pl.LazyFrame) -> float:
+    """Mean bytes of the texts of a row, all columns together, by the first rows; the same for the same rows."""
+    texts = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String]
+    lengths = frame.select(texts).head(LOOKED_AT).select(pl.all().str.len_bytes().mean())
+    return sum(mean or 0.0 for mean in lengths.collect(engine=chosen()).row(0)) if texts else 0.0
 
 
 def row_group(columns: int) -> int:
@@ -188,7 +189,8 @@ class Lake:
                 if ready is None:
                     # Opened here: of a query that failed, the engine may open a path after it was taken away below.
                     with temporary.open("xb") as file:
-                        frame.sink_parquet(file, **parquet_options(frame))
+                        length = text_length(frame) if contract.is_open else 0.0  # the others are short or few
+                        frame.sink_parquet(file, **parquet_options(len(frame.collect_schema()), length))
                 else:
                     shutil.move(ready, temporary)
                 fsync_path(temporary)

@@ -287,7 +287,7 @@ def test_the_footer_of_a_file_tells_of_one_bad_row(tmp_path: Path, name: str) ->
     table, path = TABLES[name], tmp_path / "day.parquet"
     row = {column: value for column, value in OUTLIER.items() if column in table.names}
     good = pl.concat([rows(name, row).collect()] * 4)
-    good.write_parquet(path, **parquet_options(good.lazy()) | {"row_group_size": 2})
+    good.write_parquet(path, **parquet_options(8) | {"row_group_size": 2})
     unread = good.lazy().head(0)
     assert checks.contract(table, unread, path).observed == "4 rows as declared"
     for column in table.columns:
@@ -297,7 +297,7 @@ def test_the_footer_of_a_file_tells_of_one_bad_row(tmp_path: Path, name: str) ->
         for value in bad:
             third = pl.int_range(pl.len()) == 2
             worse = pl.when(third).then(pl.lit(value, column.dtype)).otherwise(column.name).alias(column.name)
-            good.with_columns(worse).write_parquet(path, **parquet_options(good.lazy()) | {"row_group_size": 2})
+            good.with_columns(worse).write_parquet(path, **parquet_options(8) | {"row_group_size": 2})
             found = checks.contract(table, pl.scan_parquet(path), path)
             assert not found.passed, (column.name, value)
             assert column.name in found.observed
@@ -306,17 +306,17 @@ def test_the_footer_of_a_file_tells_of_one_bad_row(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize("name", ["raw_events", "outliers"])
 def test_a_file_without_rows_or_of_nulls_is_looked_at(tmp_path: Path, name: str) -> None:
     table, path = TABLES[name], tmp_path / "day.parquet"
-    table.empty().write_parquet(path, **parquet_options(table.empty().lazy()))
+    table.empty().write_parquet(path, **parquet_options(8))
     assert checks.contract(table, pl.scan_parquet(path), path).observed == "0 rows as declared"
     nulls = pl.DataFrame({n: [None] * 3 for n in table.names}, schema=table.schema)
-    nulls.write_parquet(path, **parquet_options(nulls.lazy()))
+    nulls.write_parquet(path, **parquet_options(8))
     assert not checks.contract(table, pl.scan_parquet(path), path).passed
 
 
 def test_a_footer_tells_of_times_that_python_does_not_know(tmp_path: Path) -> None:
     path = tmp_path / "day.parquet"
     far = rows("outliers", OUTLIER).with_columns(session_start=pl.lit(10**18).cast(pl.Datetime("us")))
-    far.collect().write_parquet(path, **parquet_options(far))
+    far.collect().write_parquet(path, **parquet_options(8))
     assert checks.contract(TABLES["outliers"], far.head(0), path).observed == "1 rows as declared"
 
 

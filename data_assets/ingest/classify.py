@@ -18,7 +18,7 @@ from data_assets.engine import chosen
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
-from data_assets.storage import LOOKED_AT, parquet_options, row_group, rows_of
+from data_assets.storage import LOOKED_AT, parquet_options, row_group, rows_of, text_length
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -387,9 +387,11 @@ def _sink(
     """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
     if is_all:
         [day] = days or ()
-        rows = frame.drop(DAY)
-        first = rows if chosen() == "in-memory" else collected([rows.head(LOOKED_AT)], relative)[0].lazy()
-        path, how = _folder(target, day) / WHOLE_DAY, parquet_options(first)
+        rows, length = frame.drop(DAY), 0.0
+        if chosen() == "streaming":  # few rows are one row group in any case
+            [first] = collected([rows.head(LOOKED_AT)], relative)
+            length = text_length(first.lazy())
+        path, how = _folder(target, day) / WHOLE_DAY, parquet_options(len(rows.collect_schema()), length)
         return rows.sink_parquet(path, mkdir=True, lazy=True, **how)
     few = days is not None and len(days) <= FEW_DAYS
     size = min(row_group(len(frame.collect_schema())), most or (ROW_GROUP_PARTS if few else ROW_GROUP_MANY_DAYS))
