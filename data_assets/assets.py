@@ -73,9 +73,9 @@ from data_assets.storage import (
     Finding,
     Lake,
     Warehouse,
-    parquet_options,
     scratch_folder,
     sweep_scratch,
+    written_as,
 )
 
 OWNERS = ["team:data"]
@@ -670,7 +670,7 @@ def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, pa
     if of_day.mode == "eager":
         return DayFrame(frame.collect(engine=chosen()).lazy(), {})
     rows = table.conform(frame)
-    rows.sink_parquet(path, **parquet_options(len(rows.collect_schema())))
+    rows.sink_parquet(path, **written_as(table, rows))
     return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
 
 

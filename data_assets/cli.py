@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from data_assets.config import PipelineConfig
 
-MOST_NAMED = 10
 STAGES = (
     "landed_files",
     "raw_events",
@@ -194,12 +193,13 @@ def _in_words(summary: Summary) -> str:
         f"{summary.rows_in:,} rows in = {summary.valid:,} valid + {summary.quarantined:,} quarantined "
         f"+ {summary.duplicate:,} duplicates.",
     ]
-    return "\n".join(lines + _without_rows(summary.files_without_rows) + _failures(summary.failed))
+    return "\n".join(lines + _paths("without rows", summary.files_without_rows, 5) + _failures(summary.failed))
 
 
-def _without_rows(paths: Sequence[str]) -> list[str]:
-    shown = ", ".join(visible(path) for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-    return [f"without rows: {shown}"] if paths else []
+def _paths(what: str, paths: Sequence[str], most: int) -> list[str]:
+    shown = ", ".join(visible(path) for path in paths[:most])
+    more = f" and {len(paths) - most:,} more" if len(paths) > most else ""
+    return [f"{what}: {shown}{more}"] if paths else []
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
@@ -464,11 +464,8 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
     lines += _failures(found["days_failed"])
     lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
     lines += _changes_in_words(found["schema_changes"], 10)
-    lines += _without_rows(found["files_without_rows"])
-    settling = [visible(path) for path in found["files_settling"]]
-    if settling:
-        more = f" and {len(settling) - MOST_NAMED:,} more" if len(settling) > MOST_NAMED else ""
-        lines.append(f"too new, read once they no longer change: {', '.join(settling[:MOST_NAMED])}{more}")
+    lines += _paths("without rows", found["files_without_rows"], 5)
+    lines += _paths("too new, read once they no longer change", found["files_settling"], 10)
     lines += [f"ignored: {visible(path)}: {reason}" for path, reason in found["files_ignored"].items()]
     return "\n".join(lines)
 

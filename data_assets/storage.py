@@ -55,6 +55,12 @@ GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 16 columns, or of lon
 LOOKED_AT = 100  # so many rows tell how long the texts are
 
 
+def written_as(contract: Table, frame: pl.LazyFrame) -> dict[str, Any]:
+    """How a day of a table is written, for ``sink_parquet``; the same for the same rows in the same order."""
+    length = text_length(frame) if contract.is_open else 0.0  # the events' texts; those of other tables are few
+    return parquet_options(len(frame.collect_schema()), length)
+
+
 def parquet_options(columns: int, text_length: float = 0.0) -> dict[str, Any]:
     """How a day of so many columns is written, and of texts that are so long together, for ``sink_parquet``."""
     size = max(LEAST_GROUP, min(row_group(columns), int(GROUP_BYTES // max(1.0, text_length))))
@@ -189,8 +195,7 @@ class Lake:
                 if ready is None:
                     # Opened here: of a query that failed, the engine may open a path after it was taken away below.
                     with temporary.open("xb") as file:
-                        length = text_length(frame) if contract.is_open else 0.0  # the others are short or few
-                        frame.sink_parquet(file, **parquet_options(len(frame.collect_schema()), length))
+                        frame.sink_parquet(file, **written_as(contract, frame))
                 else:
                     shutil.move(ready, temporary)
                 fsync_path(temporary)

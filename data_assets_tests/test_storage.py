@@ -19,9 +19,10 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
-from data_assets import storage
+from data_assets import assets, metrics, storage
 from data_assets.contracts import tables
 from data_assets.errors import ContractError, StorageBusyError
 from data_assets.storage import (
@@ -742,3 +743,20 @@ def test_a_footer_tells_of_whole_numbers_and_times(tmp_path: Path) -> None:
     assert storage.whole_numbers(path, ["n", "t"]) == {"n": (0, 0, None, None), "t": (0, 0, None, None)}
     rows.write_parquet(path, statistics=False)
     assert storage.whole_numbers(path, ["n", "t", "x", "nulls"]) == {}
+
+
+def test_a_table_with_long_texts_is_the_same_file_whichever_way_its_day_is_worked_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "LEAST_GROUP", 2)
+    monkeypatch.setattr(storage, "GROUP_BYTES", 2_000)
+    table = tables()["outliers"]
+    rows = pl.LazyFrame({"n": range(90)}).select(
+        pl.lit(None, dtype).alias(name) if name != "metadata" else pl.format("{} " + "x" * 200, "n").alias(name)
+        for name, dtype in table.schema.items()
+    )
+    names = set()
+    for mode in ("eager", "streaming"):
+        made = assets._made_once(table, rows, metrics.DayFigures(rows, mode), tmp_path / f"{mode}.parquet")
+        version = Lake(tmp_path / mode).write(table, "2024-03-01", made.frame, {}, made.ready)
+        names.add(version.path.name)  # after its bytes
+        assert pq.read_metadata(version.path).num_row_groups == 10
+    assert len(names) == 1
