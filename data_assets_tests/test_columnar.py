@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from data_assets import ingest
 from data_assets.config import PipelineConfig
 from data_assets.errors import SourceFileError
 from data_assets.ingest import columnar
+from data_assets_tests.peaks import answer_and_growth
 
 HOME = dt.date(2024, 5, 5)
 BAD = Path(__file__).parents[2] / "shared/data/nasty/parquet-testing/bad_data"
@@ -296,24 +296,14 @@ def test_bytes_that_are_utf8_are_known_from_their_digits(content):
     assert frame.select(columnar._plain(pl.col("a"), pl.Binary())).item() == expected
 
 
-ASK = """
-import datetime as dt
-import sys
-from pathlib import Path
+OPEN = """
 from data_assets import ingest
 from data_assets.config import PipelineConfig
-
-def megabytes(what):
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
-
-path, plan = Path(sys.argv[1]), PipelineConfig()
+plan = PipelineConfig()
 records = ingest.open_records(path, path.name, plan, path.parent, verify=False)
-before = megabytes("VmRSS")
-ASKED
-sys.stdout.write(f"{rows} {megabytes('VmHWM') - before:.0f}")
 """
-COUNT = 'rows = ingest.count_days(records, path.name, plan)["rows"].sum()'
-SPLIT = 'rows = ingest.split_unseen(records, path.name, plan, path.parent / "split")["rows"].sum()'
+COUNT = 'answer = ingest.count_days(records, path.name, plan)["rows"].sum()'
+SPLIT = 'answer = ingest.split_unseen(records, path.name, plan, path.parent / "split")["rows"].sum()'
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the memory")
@@ -324,13 +314,6 @@ def test_long_row_groups_are_counted_and_split_with_few_of_their_rows_held(tmp_p
     day = pl.select(pl.int_range(rows).alias("user_id")).lazy()
     day = day.with_columns(session_start=dt.datetime(2024, 3, 1), event_type=pl.lit("view"), value=1.0)
     day.sink_parquet(tmp_path / "a.parquet", row_group_size=2_000_000)
-    done = subprocess.run(
-        [sys.executable, "-c", ASK.replace("ASKED", asked), str(tmp_path / "a.parquet")],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answered, grown = map(int, done.stdout.split())
+    answered, grown = answer_and_growth(OPEN, asked, tmp_path / "a.parquet")
     assert answered == rows
     assert grown < most
