@@ -432,7 +432,7 @@ def _judge_ingest(
             drifted,
         ),
         quarantined.name: (checks.known_reasons(quarantined, found.quarantined),),
-        repeated.name: tuple(_judge_duplicates(repeated, found)),
+        repeated.name: tuple(_judge_duplicates(config, repeated, found)),
     }
 
 
@@ -548,11 +548,11 @@ def _record_ingest(config: PipelineConfig, tables_made: Sequence[str], days: Seq
         periods.rebuild_index(config)
 
 
-def _judge_duplicates(table: Table, found: staging.StagedDay) -> tuple[Finding, ...]:
+def _judge_duplicates(config: PipelineConfig, table: Table, found: staging.StagedDay) -> tuple[Finding, ...]:
     """What the checks of duplicate_events find; nothing when duplicates are events."""
     if found.duplicates is None:
         return ()
-    kept = checks.originals_kept(found.duplicates, found.valid, found.by_file)
+    kept = checks.originals_kept(found.duplicates, found.valid, found.by_file, config.scratch_dir)
     return checks.contract(table, found.duplicates), kept
 
 

@@ -35,14 +35,17 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from data_assets import drift, retries
 from data_assets.config import PipelineConfig
 from data_assets.contracts import REASONS, Table
+from data_assets.duplicates import PLACE
 from data_assets.engine import chosen
 from data_assets.errors import DataAssetsError, visible
 from data_assets.publish import Published
+from data_assets.quantities import MOST_PARTS, parts_on_disk
 from data_assets.report.text import plural
 from data_assets.storage import DayLog, Finding, extremes, rows_of
 
 QUARANTINE_RATE = "quarantine_rate"
 MOST_TARGETS = 100_000
+COMPARED_ROWS = 500_000  # so many places of rows are compared at a time
 # Materialisations that checks of this process were about, by the id in the event log: two steps ask for each of them.
 _TARGETS: WeakKeyDictionary[DagsterInstance, dict[int, AssetCheckEvaluationTargetMaterializationData]] = (
     WeakKeyDictionary()
@@ -341,23 +344,33 @@ def conservation(by_file: pl.DataFrame) -> Finding:
     )
 
 
-def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.DataFrame) -> Finding:
+def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.DataFrame, scratch: Path) -> Finding:
     """Is every dropped row there, and the row that it repeats kept?
 
     Args:
         duplicates: rows of duplicate_events.
         valid: rows of raw_events.
         by_file: ``path`` and ``duplicate``, the rows that each file lost.
+        scratch: a folder, below which many rows are parted to be compared.
     """
     listed = duplicates.group_by(path="source_file").agg(listed=pl.len()).collect(engine=chosen())
     wrong = by_file.join(listed, on="path", how="full", coalesce=True).filter(
         pl.col("duplicate").fill_null(0) != pl.col("listed").fill_null(0)
     )
-    named = duplicates.select(source_file="duplicate_of_file", source_line="duplicate_of_line").unique()
-    there = (
-        valid.select("source_file", "source_line").join(named, on=["source_file", "source_line"], how="semi").unique()
-    )
-    originals, kept = _height(named), _height(there)
+    named = duplicates.select(source_file="duplicate_of_file", source_line="duplicate_of_line")
+    there = valid.select(PLACE)
+    if listed["listed"].sum() <= COMPARED_ROWS:
+        originals, kept = _originals(named, there)
+    else:
+        both = pl.concat([named.with_columns(is_named=True), there.with_columns(is_named=False)])
+        rows = _height(both)
+        key = pl.col("source_line") % min(MOST_PARTS, -(-rows // COMPARED_ROWS))
+        with parts_on_disk(both, rows, key, scratch) as parts:
+            found = [
+                _originals(*(part.filter(of).select(PLACE) for of in ("is_named", ~pl.col("is_named"))))
+                for part in parts
+            ]
+        originals, kept = (sum(counts) for counts in zip(*found, strict=True))
     observed = (
         f"{int(listed['listed'].sum()):,} rows listed, {int(by_file['duplicate'].sum()):,} dropped; "
         f"{kept:,} of the {originals:,} rows they repeat are kept"
@@ -365,6 +378,12 @@ def originals_kept(duplicates: pl.LazyFrame, valid: pl.LazyFrame, by_file: pl.Da
     if not wrong.is_empty():
         observed += f"; {wrong.height} files differ, first {visible(wrong.sort('path')['path'][0])}"
     return Finding("originals_kept", passed=wrong.is_empty() and originals == kept, observed=observed)
+
+
+def _originals(named: pl.LazyFrame, there: pl.LazyFrame) -> tuple[int, int]:
+    """How many different places are named, and how many of these are there."""
+    named = named.unique()
+    return _height(named), _height(there.join(named, on=PLACE, how="semi").unique())
 
 
 def _height(frame: pl.LazyFrame) -> int:

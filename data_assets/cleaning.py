@@ -8,7 +8,7 @@ Order: bounds, missing values, lookup, standardised values; each sees what the o
 clipped values, a filled value is not held against the bounds, and z-scores include filled values.
 
 Only aggregates are collected (a few numbers per event type), and for ``previous`` 12 bytes for each value that is
-filled; to find those, the times and values of the users who miss one are sorted, some users at a time.
+filled; to find those, a long day is parted by users on disk, and one part after the other is sorted.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def clean(
         if how == "drop":
             found = {"dropped_values": _dropped(quarantined)}
         else:
-            events, found = fill_values(events, how.constant if isinstance(how, ConstantNumber) else how)
+            number = how.constant if isinstance(how, ConstantNumber) else how
+            events, found = fill_values(events, number, config.scratch_dir)
         rows |= found
     if lookup is not None:
         policies["lookup"] = cleaning.lookup.key
@@ -141,17 +142,20 @@ def _is_out_of_range(least: float | None, most: float | None) -> pl.Expr:
     return (is_below | is_above).fill_null(value=False)
 
 
-def fill_values(events: pl.LazyFrame, how: float | Literal["mean", "median", "previous"]) -> Cleaned:
+def fill_values(
+    events: pl.LazyFrame, how: float | Literal["mean", "median", "previous"], scratch: Path | None = None
+) -> Cleaned:
     """Missing values become a number, the mean or median of the event type, or the user's value before.
 
     A type without any value leaves them missing, and so does a user without a value before. "Before" is by
     (session_start, place in the day's order of files and lines). Counted: ``filled_values``, ``still_missing_values``.
+    ``scratch``: where a long day is parted; without it the rows of users who miss a value are sorted at once.
     """
     missing = _count(events, pl.col(VALUE).is_null())
     if not isinstance(how, str):
         events, filled = events.with_columns(pl.col(VALUE).fill_null(how)), missing
     elif how == "previous":
-        events, filled = _filled_from_before(events)
+        events, filled = _filled_from_before(events, scratch)
     else:
         events, filled = _filled_by_type(events, how)
     return Cleaned(events, {"filled_values": filled, "still_missing_values": missing - filled})
@@ -165,11 +169,16 @@ def _filled_by_type(events: pl.LazyFrame, how: Literal["mean", "median"]) -> tup
     return _filled(events, filling.select(TYPE, pl.col(how).alias(_FILL)), TYPE), int(filling["nulls"].sum())
 
 
-def _filled_from_before(events: pl.LazyFrame) -> tuple[pl.LazyFrame, int]:
+def _filled_from_before(events: pl.LazyFrame, scratch: Path | None) -> tuple[pl.LazyFrame, int]:
     events = _make_room(events, [_ROW])
+    rows = events.select(pl.len()).collect(engine="streaming").item()
     numbered = events.select(USER, START, VALUE).with_row_index(_ROW)
-    parts = 1 + events.select(pl.len()).collect(engine="streaming").item() // SORTED_ROWS
-    found = pl.concat(_values_before(numbered.filter(pl.col(USER).hash() % parts == n)) for n in range(parts))
+    count = min(quantities.MOST_PARTS, 1 + rows // SORTED_ROWS)
+    if scratch is None or count == 1:
+        found = _values_before(numbered)
+    else:
+        with quantities.parts_on_disk(numbered, rows, pl.col(USER).hash() % count, scratch) as parts:
+            found = pl.concat(map(_values_before, parts))
     return _filled(events.with_row_index(_ROW), found, _ROW).drop(_ROW), found.height
 
 

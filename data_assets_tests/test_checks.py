@@ -156,12 +156,25 @@ def duplicate(**changed: object) -> dict[str, object]:
         ([duplicate(duplicate_of_file="b.csv")], "0 of the 1 rows they repeat are kept"),
     ],
 )
-def test_originals_kept_catches_one_bad_row(given: list[dict[str, object]], words: str) -> None:
+def test_originals_kept_catches_one_bad_row(tmp_path: Path, given: list[dict[str, object]], words: str) -> None:
     valid = events().head(1).lazy()
-    assert checks.originals_kept(rows("duplicate_events", duplicate()), valid, by_file()).passed
-    found = checks.originals_kept(rows("duplicate_events", *given), valid, by_file())
+    assert checks.originals_kept(rows("duplicate_events", duplicate()), valid, by_file(), tmp_path).passed
+    found = checks.originals_kept(rows("duplicate_events", *given), valid, by_file(), tmp_path)
     assert not found.passed
     assert words in found.observed
+
+
+def test_originals_of_many_duplicates_are_looked_for_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "COMPARED_ROWS", 4)
+    valid = pl.concat([events(source_line=line).tail(1) for line in range(2, 12)]).lazy()
+    given = [duplicate(source_line=20 + line, duplicate_of_line=line) for line in (2, 2, 5, 7, 11, 11)]
+    found = checks.originals_kept(rows("duplicate_events", *given), valid, by_file(duplicate=6), tmp_path)
+    assert found.passed
+    assert found.observed == "6 rows listed, 6 dropped; 4 of the 4 rows they repeat are kept"
+    given[3] |= {"duplicate_of_line": 12}
+    found = checks.originals_kept(rows("duplicate_events", *given), valid, by_file(duplicate=6), tmp_path)
+    assert not found.passed
+    assert found.observed.endswith("3 of the 4 rows they repeat are kept")
 
 
 def ledger(*errors: str | None) -> pl.DataFrame:

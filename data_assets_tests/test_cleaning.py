@@ -20,7 +20,7 @@ from dagster import AssetKey, AssetRecordsFilter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_assets import cleaning, ingest, landing, metrics, staging
+from data_assets import cleaning, ingest, landing, metrics, quantities, staging
 from data_assets.config import PipelineConfig, load_config
 from data_assets.contracts import tables
 from data_assets.errors import ConfigurationError
@@ -156,7 +156,7 @@ def by_type(rows):
 @CI
 @given(days(CENTS), st.integers(1, 3), st.integers(1, 3))
 @example([(1, 0, "a", None), (1, 0, "a", 0.5)], 2, 1)
-def test_filling_agrees_with_plain_python_and_sql(rows, files, parts):
+def test_filling_agrees_with_plain_python_and_sql(tmp_path_factory, rows, files, parts):
     events = frame(*rows, files=files)
     known = by_type(rows)
     means = {kind: float(Fraction(sum(round(v * 100) for v in vs), 100 * len(vs))) for kind, vs in known.items()}
@@ -177,7 +177,8 @@ def test_filling_agrees_with_plain_python_and_sql(rows, files, parts):
         ).fetchall()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleaning, "SORTED_ROWS", max(1, len(rows) // parts))
-        filled, impact = done(cleaning.fill_values(events, "previous"), "value")
+        patch.setattr(quantities, "SEGMENT_ROWS", 10)
+        filled, impact = done(cleaning.fill_values(events, "previous", tmp_path_factory.mktemp("parts")), "value")
     assert filled == [row[0] for row in theirs]
     assert impact["still_missing_values"] == filled.count(None)
     assert impact["filled_values"] == sum(row[3] is None for row in rows) - filled.count(None)
@@ -239,6 +240,21 @@ def test_thousands_of_values_and_types_stay_in_order():
         last[user] = last.get(user) if value is None else value
         previous.append(last[user])
     assert done(cleaning.fill_values(events, "previous"), "value")[0] == previous
+
+
+def test_a_long_day_is_read_no_more_often_for_its_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "SORTED_ROWS", 20)
+    reads = []
+
+    def seen(rows):
+        reads.append(rows.height)
+        return rows
+
+    rows = [(number % 90, number, "a", None if number % 3 else 1.0) for number in range(1_000)]
+    events = frame(*rows).map_batches(seen)
+    filled, impact = done(cleaning.fill_values(events, "previous", tmp_path), "value")
+    assert impact == {"filled_values": filled.count(1.0) - 334, "still_missing_values": filled.count(None)}
+    assert sum(reads) <= 5 * len(rows)
 
 
 # ---- The rules of ingest -----------------------------------------------------------------------------------------

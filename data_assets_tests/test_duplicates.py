@@ -62,16 +62,17 @@ ROW = st.tuples(
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, database=None)
-@given(st.lists(st.lists(ROW, max_size=6), max_size=4), st.sampled_from(KEYS), st.integers(1, 5))
-@example([[(None, None, None, None)], [(None, None, None, None)]], KEYS[-1], 1)
-@example([[(1, None, 0.0, "a"), (1, None, -0.0, "a")]], KEYS[1], 1)
-def test_duplicates_are_those_of_a_window_in_sql(files, key, bucket_rows):
-    """Within a file and across files; nulls are equal; the rows are compared in buckets of a few."""
+@given(st.lists(st.lists(ROW, max_size=6), max_size=4), st.sampled_from(KEYS), st.integers(1, 9), st.integers(1, 5))
+@example([[(None, None, None, None)], [(None, None, None, None)]], KEYS[-1], 1, 1)
+@example([[(1, None, 0.0, "a"), (1, None, -0.0, "a")]], KEYS[1], 1, 1)
+def test_duplicates_are_those_of_a_window_in_sql(files, key, compared_rows, span_rows):
+    """Within a file and across files; nulls are equal; a few rows are compared and put into order at a time."""
     rows = [(*row, f"{name}.csv", line) for name, file in enumerate(files) for line, row in enumerate(file, 2)]
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "BUCKET_ROWS", bucket_rows)
-        patch.setattr(duplicates, "HASHED_ROWS", bucket_rows)
+        patch.setattr(duplicates, "HASHED_ROWS", 2)
+        patch.setattr(duplicates, "COMPARED_ROWS", compared_rows)
+        patch.setattr(duplicates, "SPAN_ROWS", span_rows)
         kept, dropped = split(frame, key)
     wanted_kept, wanted_dropped = by_sql(frame, key)
     assert kept.rows() == wanted_kept
@@ -101,6 +102,15 @@ def test_three_of_a_kind_all_name_the_first():
     kept, dropped = split(frame, ["user_id", "value"])
     assert kept["source_line"].to_list() == [2, 3]
     assert dropped.rows() == [("b.csv", 2, "a.csv", 2), ("b.csv", 9, "a.csv", 2)]
+
+
+def test_a_source_may_call_its_columns_as_it_likes(tmp_path):
+    names = ["user_id", "row", "hash", "duplicate_of_line", "source_file", "source_line"]
+    rows = [(1, "a", 2, 3, "a.csv", 2), (1, "a", 2, 3, "a.csv", 3), (1, "b", 2, 3, "a.csv", 4)]
+    frame = pl.DataFrame(rows, schema=names, orient="row")
+    kept, dropped = duplicates.split(frame.lazy(), names[:4], tmp_path)
+    assert kept.collect().rows() == [rows[0], rows[2]]
+    assert dropped.collect().rows() == [("a.csv", 3, "a.csv", 2)]
 
 
 def test_the_first_row_stays_among_rows_that_a_batch_cannot_hold(tmp_path):
