@@ -57,6 +57,7 @@ STAGES = (
     "daily_kpis",
     "daily_report",
 )
+INTERRUPTED = "the command was ended by Ctrl-C or SIGTERM. Run it again: it goes on with what is not made."
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -173,7 +174,11 @@ def _make(
             end_dead_runs(instance, config.data_dir)
             for number, ((start, end), only) in enumerate(parts, start=1):
                 show.part(start, end, number, len(parts))
-                _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=only)
+                if not _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=only):
+                    rest = days_of([range_ for range_, _ in parts[number:]])
+                    summary.days += len(rest)
+                    summary.failed |= dict.fromkeys(rest, INTERRUPTED)
+                    break
     if ranges:
         periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
@@ -271,8 +276,8 @@ def _run_range(
     show: Show,
     *,
     only: Sequence[str] = (),
-) -> None:
-    """Run the whole graph for a range of days, or ``only`` some assets."""
+) -> bool:
+    """Run the whole graph for a range of days, or ``only`` some assets; false if Ctrl-C or SIGTERM ended it."""
     from dagster import AssetKey
 
     from data_assets import progress
@@ -294,8 +299,18 @@ def _run_range(
         )
     summary.runs.append(result.run_id)
     summary.days += len(days)
+    is_interrupted = _is_interrupted(result)
     if not result.success:
-        summary.failed.update(_why(config, days, result))
+        summary.failed |= dict.fromkeys(days, INTERRUPTED) if is_interrupted else _why(config, days, result)
+    return not is_interrupted
+
+
+def _is_interrupted(result: ExecuteInProcessResult) -> bool:
+    """Whether the process was asked to end; Dagster takes the signal for itself, and tells by the run's last event."""
+    from dagster._core.events import JobFailureData, RunFailureReason
+
+    told = result.all_events[-1].event_specific_data
+    return isinstance(told, JobFailureData) and told.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
 
 
 def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessResult) -> dict[str, str]:

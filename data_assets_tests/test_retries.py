@@ -33,7 +33,7 @@ from dagster import (
     build_run_status_sensor_context,
 )
 
-from data_assets import assets, failures, jobs, partitions, retries
+from data_assets import assets, cli, failures, jobs, partitions, retries
 from data_assets.errors import (
     ConfigurationError,
     ContractError,
@@ -408,29 +408,53 @@ def test_a_run_that_never_came_to_its_first_step_is_ended_after_a_while(project,
     assert jobs.end_dead_runs(project.instance, project.config.data_dir) == [days.run_id]
 
 
-def test_a_killed_command_line_is_named_and_the_next_does_only_the_rest(tmp_path):
-    """Real processes: four days, a run each; killed in the third, the next one makes the third and the fourth."""
-    days = partitions.days_between(dt.date(2024, 3, 1), dt.date(2024, 3, 4))
-    raw = tmp_path / "data" / "raw"
+FOUR_DAYS = partitions.days_between(dt.date(2024, 3, 1), dt.date(2024, 3, 4))
+RUN = [sys.executable, "-m", "data_assets.cli", "run"]
+
+
+def _ended_in_third_run(folder, number):
+    """Real processes: four days, a run each; what the command says that gets the signal in its third, its exit code."""
+    raw = folder / "data" / "raw"
     raw.mkdir(parents=True)
     for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "pipeline.yaml").write_text(
-        "start_date: 2024-02-26\nsource: {settle_seconds: 0}\nruns: {max_days: 1}\n"
-    )
-    for day in days:
+        shutil.copy(ROOT / name, folder)
+    (folder / "pipeline.yaml").write_text("start_date: 2024-02-26\nsource: {settle_seconds: 0}\nruns: {max_days: 1}\n")
+    for day in FOUR_DAYS:
         (raw / f"events_{day}.csv").write_text(HEADER + f"1,{day}T08:00:00,{day}T09:00:00,buy,1,\n")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "DATA_ASSETS_"))}
-    command = [sys.executable, "-m", "data_assets.cli", "run"]
-    with subprocess.Popen(command, cwd=tmp_path, env=kept, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+    with subprocess.Popen(
+        RUN, cwd=folder, env=_kept(), stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as first:  # fmt: skip
         for line in first.stderr:
             if line.startswith(b"2024-03-03"):
                 break
         deadline = time.monotonic() + 60
-        while not _unfinished(tmp_path) and time.monotonic() < deadline:  # its third run has begun
+        while not _unfinished(folder) and time.monotonic() < deadline:  # its third run has begun
             time.sleep(0.01)
-        first.send_signal(signal.SIGKILL)
-    done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=False)
+        first.send_signal(number)
+        said, more = first.communicate()
+    return said.decode(), more.decode(), first.returncode
+
+
+def _kept():
+    return {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "DATA_ASSETS_"))}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_command_line_that_is_asked_to_end_begins_no_other_run(tmp_path, number):
+    said, more, code = _ended_in_third_run(tmp_path, number)
+    assert code == 1
+    assert "run 4 of 4" not in more
+    assert "2 of 4 days done" in said
+    assert f"FAILED 2024-03-03 to 2024-03-04 (keeps what it had): {cli.INTERRUPTED}" in said
+    done = subprocess.run(RUN, cwd=tmp_path, env=_kept(), capture_output=True, text=True, check=False)
+    assert "2 of 2 days done" in done.stdout
+
+
+def test_a_killed_command_line_is_named_and_the_next_does_only_the_rest(tmp_path):
+    """Killed in the third run, the next one makes the third and the fourth."""
+    _ended_in_third_run(tmp_path, signal.SIGKILL)
+    done = subprocess.run(RUN, cwd=tmp_path, env=_kept(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if " run " in line] == [
         "2024-03-03 to 2024-03-03: run 1 of 2",
@@ -438,11 +462,11 @@ def test_a_killed_command_line_is_named_and_the_next_does_only_the_rest(tmp_path
     ]
     with _history(tmp_path) as instance:
         runs = list(reversed(instance.get_runs()))
-        assert [r.tags[retries.RANGE_START] for r in runs] == [*days[:3], *days[2:]]
+        assert [r.tags[retries.RANGE_START] for r in runs] == [*FOUR_DAYS[:3], *FOUR_DAYS[2:]]
         assert [r.status for r in runs if r.tags.get(retries.FAILURE) == "killed"] == [DagsterRunStatus.FAILURE]
         assert [r.tags[retries.FAILURE] for r in runs if retries.FAILURE in r.tags] == ["killed"]
         assert {r.tags[retries.STARTED_BY].partition(" ")[2] for r in runs} == {"on the command line"}
-        assert sorted(instance.get_materialized_partitions(AssetKey("daily_report"))) == days
+        assert sorted(instance.get_materialized_partitions(AssetKey("daily_report"))) == FOUR_DAYS
 
 
 def _history(folder):
