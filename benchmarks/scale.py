@@ -40,13 +40,15 @@ start_date: 2021-01-01
 timezone: UTC
 memory: {{limit: 521MB}}
 quality: {{max_quarantine_rate: 1}}
-source: {{settle_seconds: 0{more}}}
+source: {{settle_seconds: 0{source}}}
+cleaning: {{{cleaning}}}
 """
 ODD_SOURCE = {
     "users": ", types: {user_id: string}",
     "twice": ", deduplicate: exact",
     "columns": ", extra_columns: keep",
 }
+ODD_CLEANING = {"gaps": "missing_value: previous"}
 HEADER = "user_id,session_start,session_end,event_type,value\n"
 SMALL_DAYS, SMALL_ROWS = 365, 20
 FIRST = dt.date(2022, 1, 1)
@@ -265,6 +267,7 @@ KINDS = {
     "types": "each tenth row has an event type of its own",
     "values": "no two values are alike",
     "twice": "each row comes twice; `deduplicate: exact`",
+    "gaps": "each tenth row has no value; `missing_value: previous`",
     "bad": "half of the rows have no readable start",
     "columns": "300 more columns, which are kept",
 }
@@ -290,6 +293,7 @@ def odd_day(raw: Path, kind: str, rows: int) -> None:
         "types": [pl.when(number % 10 == 0).then(text).otherwise("event_type").alias("event_type")],
         "values": [((random % 2**53) / 2**53 * 1e6).alias("value")],
         "twice": [],
+        "gaps": [pl.when(number % 10 != 0).then("value").alias("value")],
         "bad": [pl.when(random % 2 == 0).then(pl.col("session_start").dt.to_string()).alias("session_start")],
         "columns": [((key + i) % 100_000 / 10 ** (i % 2)).alias(f"extra_{i:03}") for i in range(300)],
     }
@@ -310,7 +314,8 @@ def odd(_: int) -> list[Row]:
     for kind, words in KINDS.items():
         rows = {"texts": 2_000_000, "columns": 500_000}.get(kind, 5_000_000)
         with project("odd_day", kind, rows) as folder:
-            (folder / "pipeline.yaml").write_text(ODD_SETTINGS.format(more=ODD_SOURCE.get(kind, "")), encoding="utf-8")
+            how = ODD_SETTINGS.format(source=ODD_SOURCE.get(kind, ""), cleaning=ODD_CLEANING.get(kind, ""))
+            (folder / "pipeline.yaml").write_text(how, encoding="utf-8")
             found.append(_command(f"{rows:,} rows, {kind}", folder, "run", said=words))
     return found
 

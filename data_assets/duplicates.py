@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HASHED_ROWS = 500_000  # so many hashes are compared at a time, 12 bytes each
 COMPARED_ROWS = 131_072  # so many rows are compared by all of their key at a time
-SPAN_ROWS = 2_097_152  # of so many rows what they repeat is put into their order at a time
+SPAN_ROWS = 1_048_576  # of so many rows what they repeat is put into their order at a time
 PLACE = ("source_file", "source_line")
 OF_PLACE = ("duplicate_of_file", "duplicate_of_line")
 _ROW, _HASH, _SPAN, _IS_REPEAT = "__row", "__hash", "__span", "__is_repeat"  # files have columns called "row"
