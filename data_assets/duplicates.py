@@ -68,7 +68,7 @@ def _firsts(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> pl.LazyFram
     for number, some in enumerate(_compared(rows.with_row_index(_ROW), count, key, folder)):
         for (span,), part in _repeats(some, key).partition_by(_SPAN, as_dict=True, include_key=False).items():
             path = folder / f"found-{span:06d}-{number:06d}.ipc"
-            part.write_ipc(path)
+            part.write_ipc(path, compat_level=pl.CompatLevel.oldest())  # newer ones write the whole part's texts
             found.setdefault(span, []).append(path)
     if not found:
         return None
@@ -79,6 +79,8 @@ def _firsts(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> pl.LazyFram
         paths.append(folder / f"firsts-{span:06d}.parquet")
         told = every.to_frame().join(pl.concat([none, *parts]), on=_ROW, how="left", maintain_order="left")
         told.drop(_ROW).write_parquet(paths[-1], compression_level=1)
+        for path in found.pop(span, []):
+            path.unlink()
     return _scan(paths)
 
 
