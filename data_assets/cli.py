@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import os
 import resource
 import shutil
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -152,7 +154,6 @@ def _make(
 ) -> Summary:
     """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
     from data_assets import disk, landing, periods
-    from data_assets.jobs import alive, end_dead_runs, range_tags
     from data_assets.partitions import cut, days_of
     from data_assets.publish import published_names
     from data_assets.storage import Lake
@@ -170,15 +171,7 @@ def _make(
         most = config.runs.max_days
         parts: list[tuple[tuple[str, str], Sequence[str]]] = [(range_, ()) for range_ in cut(ranges, most)]
         parts += [(range_, published_names(config)) for range_ in cut(unpublished, most)]
-        with opened_instance() as instance, alive(config.data_dir) as tag:
-            end_dead_runs(instance, config.data_dir)
-            for number, ((start, end), only) in enumerate(parts, start=1):
-                show.part(start, end, number, len(parts))
-                if not _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=only):
-                    rest = days_of([range_ for range_, _ in parts[number:]])
-                    summary.days += len(rest)
-                    summary.failed |= dict.fromkeys(rest, INTERRUPTED)
-                    break
+        _run_parts(config, parts, summary, show)
     if ranges:
         periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
@@ -268,6 +261,51 @@ def _unpublished_ranges(config: PipelineConfig, ranges: Sequence[tuple[str, str]
     return contiguous_ranges([d for d in found if not any(a <= d <= b for a, b in ranges)])
 
 
+def _run_parts(
+    config: PipelineConfig, parts: Sequence[tuple[tuple[str, str], Sequence[str]]], summary: Summary, show: Show
+) -> None:
+    """One run after the other, until Ctrl-C or SIGTERM ends the one that is under way: those after it are not begun."""
+    from data_assets.jobs import alive, end_dead_runs, range_tags
+    from data_assets.partitions import days_of
+
+    summary.days = len(days_of([range_ for range_, _ in parts]))
+    with opened_instance() as instance, alive(config.data_dir) as tag, _asked_to_end() as asked:
+        end_dead_runs(instance, config.data_dir)
+        for number, ((start, end), only) in enumerate(parts):
+            show.part(start, end, number + 1, len(parts))
+            is_made = _run_range(config, instance, range_tags(start, end) | tag, summary, show, only=only)
+            if asked():
+                left = parts[number + is_made :]
+                summary.failed |= dict.fromkeys(days_of([range_ for range_, _ in left]), INTERRUPTED)
+                return
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C or SIGTERM came. In a run Dagster handles them, which ends it, and forgets some of them."""
+    asking = (signal.SIGINT, signal.SIGTERM)
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # is written to whoever handles a signal
+    handlers = {number: signal.signal(number, lambda *_: None) for number in asking}
+
+    def asked() -> bool:
+        try:
+            return not set(asking).isdisjoint(os.read(reader, 4_096))
+        except BlockingIOError:
+            return False
+
+    try:
+        yield asked
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+
+
 def _run_range(
     config: PipelineConfig,
     instance: DagsterInstance,
@@ -277,7 +315,7 @@ def _run_range(
     *,
     only: Sequence[str] = (),
 ) -> bool:
-    """Run the whole graph for a range of days, or ``only`` some assets; false if Ctrl-C or SIGTERM ended it."""
+    """Run the whole graph for a range of days, or ``only`` some assets; whether all went well."""
     from dagster import AssetKey
 
     from data_assets import progress
@@ -298,19 +336,9 @@ def _run_range(
             asset_selection=[AssetKey.from_user_string(name) for name in only] or None,
         )
     summary.runs.append(result.run_id)
-    summary.days += len(days)
-    is_interrupted = _is_interrupted(result)
     if not result.success:
-        summary.failed |= dict.fromkeys(days, INTERRUPTED) if is_interrupted else _why(config, days, result)
-    return not is_interrupted
-
-
-def _is_interrupted(result: ExecuteInProcessResult) -> bool:
-    """Whether the process was asked to end; Dagster takes the signal for itself, and tells by the run's last event."""
-    from dagster._core.events import JobFailureData, RunFailureReason
-
-    told = result.all_events[-1].event_specific_data
-    return isinstance(told, JobFailureData) and told.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION
+        summary.failed.update(_why(config, days, result))
+    return result.success
 
 
 def _why(config: PipelineConfig, days: Sequence[str], result: ExecuteInProcessResult) -> dict[str, str]:

@@ -25,7 +25,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -49,6 +49,7 @@ REFUSED = "refused"  # in place of a fingerprint: no content of the files matche
 BATCH = 65_536  # about so many rows go into the warehouse, or come out of it, at a time
 WAREHOUSE_MEMORY = "128MB"  # else it keeps what it wrote: 40 MB more at 2.4 million users, at the same CPU
 MOST_AT_ONCE = 262_144  # so many come out of it at once
+HEADERS, BLOCKS = (8_192, 4_096), 12_288  # of a DuckDB file: length and place of its two headers, place of its blocks
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP, LEAST_GROUP = 262_144, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
 GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 16 columns, or of long texts, a row group has fewer rows
@@ -350,6 +351,76 @@ class DayLog:
         return content
 
 
+class Undo:
+    """What a checkpoint of DuckDB overwrites in place, kept in ``<database>.undo`` until the checkpoint is done.
+
+    DuckDB writes rows beside those that are there, and the header that points to them last. But new pieces of its
+    catalogue, 4 KB each, go into free places of the blocks where the present ones lie, and such a block is written
+    whole, over itself: who is killed in the middle of that leaves a file that no longer opens. See decision 0002.
+
+    The database is held open until the end of the block: to close a file gives up the locks that the process has on it.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self.path = database.with_name(f"{database.name}.undo")
+        self._held: int | None = None
+        self._headers = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def save(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Keep the blocks that the next checkpoint may write over; ``connection`` uses the database."""
+        if self._held is None:
+            self._held = os.open(self.database, os.O_RDONLY)
+        headers = os.pread(self._held, *HEADERS)
+        found = connection.execute("SELECT block_id FROM pragma_metadata_info() WHERE free_blocks > 0").fetchall()
+        if headers == self._headers or not found:
+            return
+        [(size,)] = connection.execute(
+            "SELECT block_size FROM pragma_database_size() WHERE database_name = current_database()"
+        ).fetchall()
+        blocks = [block for (block,) in found]
+        told = {"headers": hashlib.sha256(headers).hexdigest(), "size": size, "blocks": blocks}
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        try:
+            with temporary.open("wb") as out:
+                out.write(json.dumps(told).encode() + b"\n")
+                for block in blocks:
+                    out.write(os.pread(self._held, size, BLOCKS + block * size))
+                out.flush()
+                os.fsync(out.fileno())
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_path(self.path.parent)
+        self._headers = headers
+
+    def restore(self) -> None:
+        """Put the blocks back, if the header still points to them. Nobody may have the database open."""
+        try:
+            kept = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with kept, contextlib.suppress(FileNotFoundError), self.database.open("r+b") as database:  # it may be gone
+            told = json.loads(kept.readline())
+            if hashlib.sha256(os.pread(database.fileno(), *HEADERS)).hexdigest() == told["headers"]:
+                for block in told["blocks"]:
+                    os.pwrite(database.fileno(), kept.read(told["size"]), BLOCKS + block * told["size"])
+                os.fsync(database.fileno())
+        self.drop()
+
+    def drop(self) -> None:
+        """The checkpoint is done."""
+        self.path.unlink(missing_ok=True)
+
+
 class Warehouse:
     """The DuckDB file: small tables with a ``date`` column, and views over the lake.
 
@@ -375,24 +446,41 @@ class Warehouse:
         self.settings = tuple(sorted((settings or {}).items()))
 
     @contextlib.contextmanager
-    def connect(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connect(self, *, writes: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that nobody else of ours has at the same time.
+
+        Args:
+            writes: it is for more than reading; a commit of many rows is a checkpoint.
 
         Raises:
             StorageBusyError: somebody else has the file open for longer than the deadline.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(FileLock(f"{self.path}.lock", timeout=self.lock_timeout))
-            except Timeout as error:
-                raise self._busy() from error
+            stack.enter_context(self._locked())
+            undo = stack.enter_context(Undo(self.path))
             engine = _started(self.path, self.settings, os.getpid())
-            stack.callback(engine.execute, "DETACH DATABASE IF EXISTS warehouse")  # others may have the file then
+            stack.callback(_detach, engine, undo)  # others may have the file then
             self._attach(engine, self.path)
             connection = stack.enter_context(contextlib.closing(engine.cursor()))
             connection.execute("USE warehouse")
+            if writes:
+                undo.save(connection)
             yield connection
+            log = self.path.with_name(f"{self.path.name}.wal")
+            if log.exists() and log.stat().st_size:  # to detach will be a checkpoint
+                undo.save(connection)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else of ours writes meanwhile; what a checkpoint that was interrupted has overwritten is put back."""
+        try:
+            lock = FileLock(f"{self.path}.lock", timeout=self.lock_timeout).acquire()
+        except Timeout as error:
+            raise self._busy() from error
+        with lock, Undo(self.path) as undo:
+            undo.restore()
+            yield
 
     def _busy(self) -> StorageBusyError:
         return StorageBusyError(
@@ -410,6 +498,9 @@ class Warehouse:
         Raises:
             StorageBusyError: a run holds the warehouse for longer than the deadline.
         """
+        if Undo(self.path).path.exists():
+            with self._locked():
+                pass
         connection = self._session(self.path, lambda _: None)
         try:
             yield connection
@@ -432,13 +523,10 @@ class Warehouse:
             return self._session(self.path, complete)
         with scratch_folder(scratch) as folder:
             copied = folder / "copy.duckdb"
-            try:
-                with FileLock(f"{self.path}.lock", timeout=self.lock_timeout):
-                    for ending in ("", ".wal"):  # a killed run leaves a log, which belongs to the file
-                        with contextlib.suppress(FileNotFoundError):
-                            shutil.copyfile(f"{self.path}{ending}", f"{copied}{ending}")
-            except Timeout as error:
-                raise self._busy() from error
+            with self._locked():
+                for ending in ("", ".wal"):  # a killed run leaves a log, which belongs to the file
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{self.path}{ending}", f"{copied}{ending}")
             return self._session(copied, complete)
 
     def _session(self, path: Path, complete: Callable[[duckdb.DuckDBPyConnection], None]) -> duckdb.DuckDBPyConnection:
@@ -504,7 +592,7 @@ class Warehouse:
         import duckdb
 
         rows: dict[str, int] = {}
-        with self.connect() as connection:
+        with self.connect(writes=True) as connection:
             is_new = not _has_table(connection, contract.name)  # to ask within the transaction would end it
             connection.begin()
             try:
@@ -751,6 +839,12 @@ def _as_declared(found: Any, contract: Table, names: Sequence[str]) -> pl.DataFr
     return frame.select(
         (pl.col(name) if name in frame.columns else pl.lit(None)).cast(types[name]).alias(name) for name in names
     )
+
+
+def _detach(engine: duckdb.DuckDBPyConnection, undo: Undo) -> None:
+    """Let go of the warehouse, which is a checkpoint where something was written."""
+    engine.execute("DETACH DATABASE IF EXISTS warehouse")
+    undo.drop()
 
 
 def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +33,7 @@ from data_assets.storage import (
     DayLog,
     Finding,
     Lake,
+    Undo,
     Warehouse,
     fsync_path,
     scratch_folder,
@@ -113,7 +116,7 @@ if mode == "once":
     sys.stdin.readline()
     both.write(day, frame)
 if mode == "disk full":
-    limit = 2**11 if both.is_lake else 2**15
+    limit = 2**11 if both.is_lake else 2**19
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         both.write(day, pl.concat([both.version(n) for n in range(20)]))
@@ -194,6 +197,66 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_day_or_the_new_one(both, t
     both.write(DAY, both.version(7))
     assert both.whole(both.read(DAY)) == 7
     assert both.whole(both.read(NEXT)) == 1
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A warehouse whose last checkpoint is to be told apart: its files right before, and the database after it."""
+    both, saved = Both("warehouse", tmp_path), tmp_path / "before"
+
+    class Engine:
+        def __init__(self, real):
+            self.real = real
+
+        def cursor(self):
+            return self.real.cursor()
+
+        def execute(self, statement):
+            if statement.startswith("DETACH"):
+                shutil.copytree(tmp_path, saved, ignore=shutil.ignore_patterns("before"), dirs_exist_ok=True)
+            return self.real.execute(statement)
+
+    started = storage._started
+    monkeypatch.setattr(storage, "_started", lambda *given: Engine(started(*given)))
+    for number in range(1, 5):
+        both.write(DAY, both.version(number))
+    monkeypatch.setattr(storage, "_started", started)
+    return both, saved
+
+
+def test_a_checkpoint_that_was_killed_while_it_wrote_over_a_block_is_undone(interrupted, tmp_path):
+    both, saved = interrupted
+    path = both.warehouse.path
+    before, after = bytearray((saved / path.name).read_bytes()), path.read_bytes()
+    told = json.loads((saved / f"{path.name}.undo").read_bytes().partition(b"\n")[0])
+    for block in told["blocks"]:  # of each the first page alone came to be written
+        at = storage.BLOCKS + block * told["size"]
+        assert before[at : at + 4096] != after[at : at + 4096]
+        before[at : at + 4096] = after[at : at + 4096]
+    path.write_bytes(before)
+    for ending in (".wal", ".undo"):
+        shutil.copy(saved / f"{path.name}{ending}", tmp_path)
+    with duckdb.connect() as other, pytest.raises(duckdb.Error, match="Corrupt database"):
+        other.execute(f"ATTACH '{path}' AS torn (READ_ONLY)")
+    with both.warehouse.reader() as connection:
+        assert both.whole(connection.sql(f"FROM {both.contract.name} WHERE date = '{DAY}'").pl()) == 4
+    assert not Undo(path).path.exists()
+    both.write(DAY, both.version(5))
+    assert both.whole(both.read(DAY)) == 5
+
+
+def test_a_checkpoint_that_came_to_its_end_is_not_undone(interrupted, tmp_path):
+    both, saved = interrupted
+    path = both.warehouse.path
+    assert not Undo(path).path.exists()
+    shutil.copy(saved / f"{path.name}.undo", tmp_path)
+    content = path.read_bytes()
+    with both.warehouse.reader():
+        assert path.read_bytes() == content
+    assert both.whole(both.read(DAY)) == 4
+    shutil.copy(saved / f"{path.name}.undo", tmp_path)
+    path.unlink()  # as somebody may who wants it made again
+    assert both.warehouse.scan(both.contract, [DAY]) == {}
 
 
 def test_two_writers_of_one_day_take_turns(both, tmp_path):
