@@ -62,7 +62,7 @@ from data_assets import (
 )
 from data_assets.config import PipelineConfig
 from data_assets.contracts import LANDED_FILES, Table, tables
-from data_assets.engine import FEW_ROWS, chosen, for_rows, in_pieces
+from data_assets.engine import FEW_ROWS, chosen, for_rows, in_pieces, scan_named
 from data_assets.errors import DataAssetsError, DayFailedError, visible
 from data_assets.io_managers import Days, column_lineage, column_schema, note_days
 from data_assets.partitions import daily_partitions, days_between, weekly_partitions
@@ -671,7 +671,7 @@ def _made_once(table: Table, frame: pl.LazyFrame, of_day: metrics.DayFigures, pa
         return DayFrame(frame.collect(engine=chosen()).lazy(), {})
     rows = table.conform(frame)
     rows.sink_parquet(path, **written_as(table, rows))
-    return DayFrame(pl.scan_parquet(path, glob=False, hive_partitioning=False), {}, path)
+    return DayFrame(scan_named(path), {}, path)
 
 
 def _outliers(config: PipelineConfig, partitions: DailyPartitionsDefinition, figures: _Figures) -> AssetsDefinition:

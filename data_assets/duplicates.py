@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.engine import scan_named
 from data_assets.quantities import MOST_PARTS, parts_on_disk
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def split(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> tuple[pl.Lazy
     )
     repeats = pl.concat([places, firsts], how="horizontal").filter(pl.col(line).is_not_null())
     repeats.rename({file: OF_PLACE[0], line: OF_PLACE[1]}).sink_parquet(duplicates)
-    return _scan([kept]), _scan([duplicates])
+    return scan_named(kept), scan_named(duplicates)
 
 
 def _firsts(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> pl.LazyFrame | None:
@@ -81,7 +82,7 @@ def _firsts(rows: pl.LazyFrame, key: Sequence[str], folder: Path) -> pl.LazyFram
         told.drop(_ROW).write_parquet(paths[-1], compression_level=1)
         for path in found.pop(span, []):
             path.unlink()
-    return _scan(paths)
+    return scan_named(paths)
 
 
 def _repeats(some: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
@@ -122,7 +123,3 @@ def _alike(hashed: pl.LazyFrame, count: int, folder: Path) -> pl.DataFrame | Non
 def _hash(key: Sequence[str]) -> pl.Expr:
     """Equal for rows with the same key: nulls, 0.0 and -0.0 included."""
     return pl.struct(key).hash()
-
-
-def _scan(paths: list[Path]) -> pl.LazyFrame:
-    return pl.scan_parquet(paths, glob=False, hive_partitioning=False)

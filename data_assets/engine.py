@@ -1,9 +1,9 @@
 """How the engine is set before it reads a file, and which of its two ways of working is asked for.
 
 Here: Polars' switches that bound its memory; none of them is documented, so each was measured on the pinned version
-(docs/decisions/0008) and an operator's own setting wins. How a long scan is bounded too. And whether queries stream,
-which they do unless the day at hand has few rows. Not here: what is read (``ingest/``), how a long day is worked on
-(``memory.py``).
+(docs/decisions/0008) and an operator's own setting wins. How files are scanned, and how a long scan is bounded. And
+whether queries stream, which they do unless the day at hand has few rows. Not here: what is read (``ingest/``), how a
+long day is worked on (``memory.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     import polars as pl
 
@@ -38,6 +39,13 @@ def bound_memory() -> None:
     """Set the switches that are not set; they are looked at when a file is opened, so this comes before it."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+
+
+def scan_named(paths: Path | list[Path]) -> pl.LazyFrame:
+    """Parquet files by their names as they are: no character of a name is a pattern, no folder a column."""
+    import polars as pl
+
+    return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
 
 
 def in_pieces(scan: pl.LazyFrame, sizes: Iterable[int]) -> pl.LazyFrame:

@@ -41,7 +41,7 @@ import polars as pl
 
 from data_assets import filling, quantities
 from data_assets.contracts import Table, UserIdType, tables
-from data_assets.engine import chosen
+from data_assets.engine import chosen, scan_named
 from data_assets.errors import ContractError
 from data_assets.quantities import (
     FIXED,
@@ -348,12 +348,12 @@ class _Users:
             rows = pl.concat(self._held)
             self._held.clear()
             self._scratch = scratch
-            return rows.sort(USER).lazy() if scratch is None else self._scan([self._written("users", rows)])
+            return rows.sort(USER).lazy() if scratch is None else scan_named([self._written("users", rows)])
         self._parts.append(self._written(f"part-{len(self._parts):06d}", pl.concat(self._held)))
         self._held.clear()
-        every = self._scan(self._parts)
+        every = scan_named(self._parts)
         # Users come into the parts by chance, so the first one's stand for all.
-        some = self._scan(self._parts[:1]).select(pl.col(USER).sort()).collect(engine=chosen()).to_series()
+        some = scan_named(self._parts[:1]).select(pl.col(USER).sort()).collect(engine=chosen()).to_series()
         step = max(1, some.len() // len(self._parts))
         bounds = [None, *some.gather_every(step)[1:], None]
         user, sorted_ones = pl.col(USER), []
@@ -364,7 +364,7 @@ class _Users:
             sorted_ones.append(self._written(f"sorted-{number:06d}", rows))
         for path in self._parts:
             path.unlink()
-        return self._scan(sorted_ones)
+        return scan_named(sorted_ones)
 
     def _written(self, name: str, rows: pl.DataFrame) -> Path:
         if self._folder is None:
@@ -376,10 +376,6 @@ class _Users:
         path = self._folder / f"{name}.parquet"
         rows.sort(USER).write_parquet(path, compression="uncompressed", row_group_size=USERS_ROW_GROUP)
         return path
-
-    @staticmethod
-    def _scan(paths: list[Path]) -> pl.LazyFrame:
-        return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
 
 
 class _Durations:
@@ -408,7 +404,7 @@ class _Durations:
 
     def _all(self) -> pl.LazyFrame:
         """Every duration, perhaps more than once."""
-        written = [pl.scan_parquet(path, glob=False, hive_partitioning=False) for path in self._written]
+        written = [scan_named(path) for path in self._written]
         return pl.concat([*written, self._held.lazy()])
 
     def numbers(self) -> Numbers:

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from data_assets import drift, ingest, memory
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
-from data_assets.engine import FEW_ROWS, chosen, for_rows
+from data_assets.engine import FEW_ROWS, chosen, for_rows, scan_named
 from data_assets.errors import SourceFileError, nearest
 from data_assets.ingest import columnar
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
@@ -339,7 +339,7 @@ def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
             rows = int(file.metadata.num_rows)
         if rows <= WHOLE_ROWS:
             return Sample(path, relative, rows=rows)
-        scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        scan = scan_named(path)
         step = (rows - PARQUET_SLICE_ROWS) // (PARQUET_SLICES - 1)
         target = folder / "sample.parquet"
         slices = [

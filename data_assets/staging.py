@@ -16,7 +16,7 @@ import polars as pl
 
 from data_assets import cleaning, duplicates, ingest, progress, telemetry
 from data_assets.contracts import tables
-from data_assets.engine import for_rows
+from data_assets.engine import for_rows, scan_named
 from data_assets.errors import ConfigurationError, ContractError, SourceFileError, visible
 from data_assets.landing import by_day, files_of, fingerprints, read_retired, take_split
 from data_assets.storage import Lake, row_group, rows_of
@@ -207,7 +207,7 @@ def _day(
         ],
         schema=BY_FILE,
     )
-    refused = [_scan(p) for found in parts["quarantined"].values() for p in found]
+    refused = [scan_named(p) for found in parts["quarantined"].values() for p in found]
     quarantined = _together(contracts["quarantined_events"].empty(), refused, scratch)
     cleaned, impact = cleaning.clean(valid, quarantined, config, lookup)
     of_day = [path for kind in ("valid", "mended") for found in parts[kind].values() for path in found]
@@ -218,7 +218,9 @@ def _day(
 def _of_file(path: str, plain: list[Path], mended: list[Path]) -> pl.LazyFrame | None:
     """One file's valid rows, those that took a second look among the others; ``None`` when it has none."""
     scans = [
-        pl.concat([_scan(p) for p in paths]).drop("source_file", strict=False) for paths in (plain, mended) if paths
+        pl.concat([scan_named(p) for p in paths]).drop("source_file", strict=False)
+        for paths in (plain, mended)
+        if paths
     ]
     if not scans:
         return None
@@ -241,13 +243,9 @@ def _together(empty: pl.DataFrame, scans: list[pl.LazyFrame], scratch: Path) -> 
             some = pl.concat(scans[first : first + MOST_SCANS], how="diagonal")
             size = row_group(len(some.collect_schema()))
             some.sink_parquet(path, compression="uncompressed", row_group_size=size)
-            together.append(_scan(path))
+            together.append(scan_named(path))
         scans = together
     return pl.concat(scans, how="diagonal") if len(scans) > 1 else scans[0]
-
-
-def _scan(path: Path) -> pl.LazyFrame:
-    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Where tables are kept and how a day is replaced whole: the lake (Parquet), the warehouse (DuckDB), the day log.
 
-Here: files, locks, transactions and pointers, without Dagster. Not here: what the tables hold (``contracts.py``), how
-an asset's result reaches them (``io_managers.py``) or which days need work (``landing.py``).
+Here: files, locks, transactions, pointers and what a checkpoint writes over, without Dagster. Not here: what the tables
+hold (``contracts.py``), how an asset's result reaches them (``io_managers.py``), which days need work (``landing.py``).
 
 The lake keeps immutable versions named by their content and one small pointer per partition. A reader resolves the
 pointer once and then holds names that never change, so it sees the old day or the new day and never waits. The file
@@ -358,7 +358,7 @@ class Undo:
     catalogue, 4 KB each, go into free places of the blocks where the present ones lie, and such a block is written
     whole, over itself: who is killed in the middle of that leaves a file that no longer opens. See decision 0002.
 
-    The database is held open until the end of the block: to close a file gives up the locks that the process has on it.
+    To save holds the database open until the end of the block: closing a file gives up the locks of the process on it.
     """
 
     def __init__(self, database: Path) -> None:
@@ -478,8 +478,8 @@ class Warehouse:
             lock = FileLock(f"{self.path}.lock", timeout=self.lock_timeout).acquire()
         except Timeout as error:
             raise self._busy() from error
-        with lock, Undo(self.path) as undo:
-            undo.restore()
+        with lock:
+            Undo(self.path).restore()
             yield
 
     def _busy(self) -> StorageBusyError:

@@ -257,6 +257,8 @@ def test_a_checkpoint_that_came_to_its_end_is_not_undone(interrupted, tmp_path):
     shutil.copy(saved / f"{path.name}.undo", tmp_path)
     path.unlink()  # as somebody may who wants it made again
     assert both.warehouse.scan(both.contract, [DAY]) == {}
+    both.write(DAY, both.version(5))
+    assert both.whole(both.read(DAY)) == 5
 
 
 def test_two_writers_of_one_day_take_turns(both, tmp_path):

@@ -14,7 +14,7 @@ import polars as pl
 
 from data_assets.config import COLUMNS
 from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
-from data_assets.engine import chosen
+from data_assets.engine import chosen, scan_named
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
@@ -255,7 +255,7 @@ def _left(records: Records, out_dir: Path) -> Records | None:
     rows = rows_of([path]) if path.exists() else 0
     if not rows:
         return None
-    frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    frame = scan_named(path)
     return replace(records, frame=frame, physical_rows=rows, record=pl.col(RECORD), empty=pl.col(EMPTY))
 
 

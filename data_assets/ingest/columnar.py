@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
-from data_assets.engine import in_pieces
+from data_assets.engine import in_pieces, scan_named
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.mapping import wanted_columns
@@ -86,7 +86,7 @@ def _footer(path: Path, *, verify: bool) -> pq.FileMetaData:
 
 def _scan(path: Path, footer: pq.FileMetaData) -> pl.LazyFrame:
     """The file's rows; large row groups a piece at a time, since the engine takes up several whole ones at once."""
-    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    scan = scan_named(path)
     every = (footer.row_group(number) for number in range(footer.num_row_groups))
     groups = [group for group in every if group.num_rows > 0]
     sizes = [max(group.total_byte_size, group.num_rows * group.num_columns * NUMBER_BYTES) for group in groups]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import polars as pl
 
+from data_assets.engine import scan_named
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest.delimited import transcode
 from data_assets.ingest.mapping import wanted_columns
@@ -189,7 +190,7 @@ def _open_lines(path: Path, look: _Look, reader: _Keys, scratch: Path) -> _Read:
     template.take_apart(scan, reader.wants).sink_parquet(
         taken, compression="zstd", compression_level=1, row_group_size=CHUNK_RECORDS
     )
-    lines = pl.scan_parquet(taken, glob=False, hive_partitioning=False)
+    lines = scan_named(taken)
     seen, fitting = lines.select(pl.len(), pl.col(_FITS).sum()).collect(engine="streaming").row(0)
     if seen != look.lines:
         return _Read(*reader.spool(_lines(path)), "exact", "the engine sees other lines than the bytes tell")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from polars.exceptions import PanicException
 
-from data_assets.engine import chosen
+from data_assets.engine import chosen, scan_named
 from data_assets.errors import SourceFileError, visible
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Spool:
 
     def scan(self) -> pl.LazyFrame:
         """What was written, lazily; only after the ``with`` block."""
-        return pl.scan_parquet(self.path, glob=False, hive_partitioning=False)
+        return scan_named(self.path)
 
 
 def _text_array(values: Sequence[str | None]) -> pa.Array:
