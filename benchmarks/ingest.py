@@ -31,8 +31,11 @@ TYPED = {
 VALID = "u IS NOT NULL AND s IS NOT NULL AND t != '' AND v IS NOT NULL"
 
 
-def make(path: Path, rows: int, quoted: int = 0, within: str = "") -> None:
-    """``rows`` events of one day, five columns; every ``quoted``-th event type in quotes, ``within`` at its end."""
+def make(path: Path, rows: int, quoted: int = 0, within: str = "", form: str = FORMAT) -> None:
+    """``rows`` events of one day, five columns; every ``quoted``-th event type in quotes, ``within`` at its end.
+
+    ``form``: of the times.
+    """
     import polars as pl
 
     with path.open("wb") as out:
@@ -50,8 +53,8 @@ def make(path: Path, rows: int, quoted: int = 0, within: str = "") -> None:
                 )
             frame = n.select(
                 key // 5 % 1_000_000,
-                start.dt.strftime(FORMAT).alias("s"),
-                (start + pl.duration(seconds=key // 3 % 7_200)).dt.strftime(FORMAT).alias("e"),
+                start.dt.strftime(form).alias("s"),
+                (start + pl.duration(seconds=key // 3 % 7_200)).dt.strftime(form).alias("e"),
                 kind.alias("k"),
                 ((key % 100_000) / 100).alias("v"),
             )
@@ -129,12 +132,16 @@ CASES = {
     "bare ClickHouse (chdb), typed": (chdb_typed, "plain"),
     "bare ClickHouse (chdb), typed and split": (chdb_split, "plain"),
     "data_assets, fast lane": (ours, "plain"),
+    "data_assets, times ending in Z": (ours, "zulu"),
+    "data_assets, times of 32 characters": (ours, "offset"),
     "data_assets, quotes in 1 line of 1,000": (ours, "some"),
     "data_assets, quotes in every line": (ours, "all"),
     "data_assets, a line end in every record": (ours, "long"),
 }
 FILES = {
     "plain": (0, ""),
+    "zulu": (0, "", "%Y-%m-%dT%H:%M:%SZ"),
+    "offset": (0, "", "%Y-%m-%dT%H:%M:%S%.6f+00:00"),
     "some": (1_000, ""),
     "all": (1, ""),
     "long": (1, "\n"),
