@@ -43,7 +43,7 @@ _REFUSED = "__refused"
 _CLEAN = "__clean"
 _PART = "__part"
 _SAMPLE = 1_000
-_MOSTLY = 0.9
+_MOSTLY = 0.5  # with fewer, to judge every row at once is no dearer
 _DAY = pl.col(_VALUE + "session_start").dt.date().alias(DAY)
 KINDS = ("valid", "mended", "quarantined")
 
