@@ -86,20 +86,22 @@ def time(
         return frame.with_columns((pl.coalesce(epochs) if epochs else pl.lit(None, pl.Datetime("us"))).alias(name))
     if dtype != pl.String:
         return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
-    first, rest = f"{name}__first", f"{name}__rest"
+    first, rest, parts, wall = (f"{name}__{step}" for step in ("first", "rest", "parts", "wall"))
     return (
         frame.with_columns(quick_time(column, formats, zone, form).alias(first))
         .with_columns(pl.when(pl.col(first).is_null()).then(column).str.strip_chars().alias(rest))
+        .with_columns(pl.col(rest).str.extract_groups(_ISO).alias(parts))  # columns of their own are made once
+        .with_columns(_wall(pl.col(parts)).alias(wall))
         .with_columns(
             pl.coalesce(
                 [first]
                 + [_formatted(pl.col(rest), f, zone) for f in formats]
                 + [_common(pl.col(rest), f, zone) for f in _PLAIN]
-                + [_iso(pl.col(rest), zone)]
+                + [_iso(pl.col(wall), pl.col(parts), zone)]
             ).alias(name)
         )
         .with_columns(_bounded(column).alias(name))
-        .drop(first, rest)
+        .drop(first, rest, parts, wall)
     )
 
 
@@ -152,28 +154,31 @@ def _common(text: pl.Expr, form: str, zone: str) -> pl.Expr:
     """
     if form in _PLAIN:  # to hold the time between bounds, as _bounded does, would have the engine parse it twice
         known = (text.str.len_bytes() == _SECONDS) & (text >= "0001") & ~text.str.ends_with(":60")
-        return pl.when(known).then(_parsed(text, form))
-    shape = "".join(_SHAPES.get(part) or re.escape(part) for part in re.split("(%[.#]?[0-9]?[a-zA-Z])", form))
-    of_shape = pl.when(text.str.contains(f"^{shape}$")).then(text)
+    else:
+        shape = "".join(_SHAPES.get(part) or re.escape(part) for part in re.split("(%[.#]?[0-9]?[a-zA-Z])", form))
+        known = text.str.contains(f"^{shape}$")
+    text = pl.when(known).then(text)
     if form.endswith("%#z"):
-        return _formatted(of_shape, form, zone)
-    wall, offset = _parsed(of_shape, form), re.search(f"([Zz]|UTC|{_OFFSET})$", form)
+        return _formatted(text, form, zone)
+    wall, offset = _parsed(text, form), re.search(f"([Zz]|UTC|{_OFFSET})$", form)
     if offset is None:
         return wall
     before = dt.time.fromisoformat(f"00:00{offset[0].upper().replace('UTC', 'Z')}").utcoffset()
     return _walled(wall - before, zone)
 
 
-def _iso(text: pl.Expr, zone: str) -> pl.Expr:
-    """Every form of ISO 8601 that is read, from its parts."""
-    parts = text.str.extract_groups(_ISO)
-    day, _, clock, second, _, fraction, _, offset = (parts.struct[i] for i in range(8))
+def _wall(parts: pl.Expr) -> pl.Expr:
+    """The time that the parts of an ISO 8601 text say, whatever their offset."""
+    day, _, clock, second, _, fraction, _, _ = (parts.struct[i] for i in range(8))
     wall = _parsed(
-        pl.concat_str(day, pl.lit(" "), clock.fill_null("00:00"), pl.lit(":"), second.fill_null("00")),
-        "%Y-%m-%d %H:%M:%S",
+        pl.concat_str(day, pl.lit(" "), clock.fill_null("00:00"), pl.lit(":"), second.fill_null("00")), _SPACE
     )
-    micros = fraction.str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64).fill_null(0)
-    wall += pl.duration(microseconds=micros)
+    return wall + pl.duration(microseconds=fraction.str.pad_end(6, "0").str.slice(0, 6).cast(pl.Int64).fill_null(0))
+
+
+def _iso(wall: pl.Expr, parts: pl.Expr, zone: str) -> pl.Expr:
+    """Every form of ISO 8601 that is read, from its parts and the time that they say."""
+    offset = parts.struct[7]
     digits = offset.str.replace_all(":", "", literal=True)
     minutes = (
         digits.str.slice(1, 2).cast(pl.Int64, strict=False) * 60
