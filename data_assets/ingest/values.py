@@ -155,7 +155,7 @@ def _common(text: pl.Expr, form: str, zone: str) -> pl.Expr:
     if form in _PLAIN:  # to hold the time between bounds, as _bounded does, would have the engine parse it twice
         known = (text.str.len_bytes() == _SECONDS) & (text >= "0001") & ~text.str.ends_with(":60")
     else:
-        shape = "".join(_SHAPES.get(part) or re.escape(part) for part in re.split("(%[.#]?[0-9]?[a-zA-Z])", form))
+        shape = "".join(_SHAPES.get(part) or pl.escape_regex(part) for part in re.split("(%[.#]?[0-9]?[a-zA-Z])", form))
         known = text.str.contains(f"^{shape}$")
     text = pl.when(known).then(text)
     if form.endswith("%#z"):
