@@ -49,8 +49,12 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _MIN_MEMORY = 1_000_000
 # strftime's, and the fractions (%.3f) and the zone with a colon (%:z) that the engine knows beside them.
 _DIRECTIVES = (
-    frozenset("aAbBcdfgGHIjmMnpSuUVwWxXyYzZ%-") | {f"{dot}{n}f" for dot in ("", ".") for n in ("", 3, 6, 9)} | {":z"}
+    frozenset("aAbBcdgGHIjmMnpSuUVwWxXyYz%-") | {f"{dot}{n}f" for dot in ("", ".") for n in (3, 6, 9)} | {".f", ":z"}
 )
+_OTHERWISE = {  # what the engine reads, but not as what it says
+    "f": "a fraction of a second is %.f with its point before it, else %3f, %6f or %9f by its digits",
+    "Z": "an offset is %z; the letters Z, UTC or GMT in a format mean UTC",
+}
 _EPOCHS = ("epoch_s", "epoch_ms")
 
 
@@ -281,7 +285,7 @@ class SourceConfig(_Section):
     types: TypesConfig = Field(default=TypesConfig(), description="Types that may be chosen.")
     timestamp_formats: Texts = Field(
         default=(),
-        description="Formats of the times, tried in order before ISO 8601.",
+        description="Formats of the times, tried in order before ISO 8601; Z, UTC or GMT in one means UTC.",
         json_schema_extra=_allowed("list of strftime formats such as %d/%m/%Y %H:%M, or epoch_s, epoch_ms"),
     )
     required: Texts = Field(
@@ -327,7 +331,8 @@ class SourceConfig(_Section):
                 raise ValueError(msg)
             for directive in re.findall(r"%(\.?[369]?f|:z|.?)", text, re.DOTALL):
                 if directive not in _DIRECTIVES:
-                    msg = f"{visible(text, 60)!r} has the unknown directive %{visible(directive)}"
+                    how = f"; {_OTHERWISE[directive]}" if directive in _OTHERWISE else ""
+                    msg = f"{visible(text, 60)!r} has the unknown directive %{visible(directive)}{how}"
                     raise ValueError(msg)
         return value
 

@@ -180,6 +180,8 @@ BAD: list[tuple[str, object, list[str]]] = [
     ("source.timestamp_formats", ["epoch"], ["no % directive", "nearest: epoch_s"]),
     ("source.timestamp_formats", ["%Q"], ["unknown directive %Q"]),
     ("source.timestamp_formats", ["%Y-%"], ["unknown directive %"]),
+    ("source.timestamp_formats", ["%H:%M:%S.%f"], ["unknown directive %f", "%.f"]),
+    ("source.timestamp_formats", ["%H:%M %Z"], ["unknown directive %Z", "%z"]),
     ("source.deduplicate", "exakt", ["nearest: exact", "none, exact, or a list"]),
     ("source.deduplicate", [], ["say none"]),
     ("source.deduplicate", ["session_strat"], ["nearest: session_start"]),

@@ -369,6 +369,12 @@ def test_times_in_configured_formats(tmp_path, text, formats, value):
 def test_times_in_the_configured_zone(tmp_path):
     for text, hour in (("2024-07-01T10:00:00Z", 12), ("2024-07-01 10:00", 10), ("2024-07-01T10:00:00-02:00", 14)):
         assert one(tmp_path, "session_end", text, timezone="Europe/Berlin")[0] == dt.datetime(2024, 7, 1, hour)
+    for form, text, hour in (
+        ("%Y-%m-%dT%H:%M:%SZ", "2024-07-01T10:00:00Z", 12), ("%a %b %d %H:%M UTC %Y", "Mon Jul 01 10:00 UTC 2024", 12),
+        ("%d.%m.%Y %H:%M GMT", "01.07.2024 10:00 GMT", 12), ("ZUTC %d.%m.%Y %H:%M", "ZUTC 01.07.2024 10:00", 10),
+    ):  # fmt: skip
+        got = one(tmp_path, "session_end", text, timezone="Europe/Berlin", timestamp_formats=[form])
+        assert got == (dt.datetime(2024, 7, 1, hour), [])
     frame = classified(tmp_path, HEADER + "1,2024-07-01T23:30:00Z,,a,,\n", timezone="Europe/Berlin")
     assert frame["day"].to_list() == [dt.date(2024, 7, 2)]
 

@@ -197,7 +197,9 @@ def _formatted(text: pl.Expr, form: str, zone: str) -> pl.Expr:
     if re.search(r"%[#:]*z", form):
         aware = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False, cache=False)
         return aware.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-    return pl.when(~text.str.contains(":60", literal=True)).then(_parsed(text, form))
+    wall = pl.when(~text.str.contains(":60", literal=True)).then(_parsed(text, form))
+    letters = re.sub("%[.:-]?[0-9]?[A-Za-z]", " ", form)
+    return _walled(wall, zone) if re.search(r"\b(?:Z|UTC|GMT)\b", letters) else wall
 
 
 def _epoch(number: pl.Expr, factor: int, zone: str) -> pl.Expr:
