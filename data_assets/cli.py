@@ -77,6 +77,7 @@ class Summary:
     cpu_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     files_without_rows: list[str] = field(default_factory=list)
+    rows_to_come: dict[str, int] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
 
 
@@ -175,7 +176,9 @@ def _make(
     if ranges:
         periods.rebuild_index(config)
     _add_totals(config, ranges, summary)
-    summary.files_without_rows = landing.files_without_rows(landing.read_ledger(Lake(config.lake_dir)))
+    ledger = landing.read_ledger(Lake(config.lake_dir))
+    summary.files_without_rows = landing.files_without_rows(ledger)
+    summary.rows_to_come = landing.rows_to_come(ledger, today=dt.datetime.now(config.zone).date())
     summary.wall_seconds = round(time.monotonic() - started, 1)
     summary.cpu_seconds = round(time.process_time() - cpu, 1)
     summary.peak_memory_mb = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
@@ -183,15 +186,24 @@ def _make(
 
 
 def _in_words(summary: Summary) -> str:
+    to_come = _to_come(summary.rows_to_come)
     if not summary.days:
-        return "Nothing to do: every day was made from the files that lie there."
+        return "\n".join(["Nothing to do: every day was made from the files that lie there.", *to_come])
     lines = [
         f"{summary.days - len(summary.failed):,} of {summary.days:,} days done in {summary.wall_seconds:.0f} s "
         f"({summary.cpu_seconds:.0f} CPU-s, peak {summary.peak_memory_mb:,.0f} MB).",
         f"{summary.rows_in:,} rows in = {summary.valid:,} valid + {summary.quarantined:,} quarantined "
         f"+ {summary.duplicate:,} duplicates.",
     ]
-    return "\n".join(lines + _paths("without rows", summary.files_without_rows, 5) + _failures(summary.failed))
+    lines += _paths("without rows", summary.files_without_rows, 5)
+    return "\n".join(lines + to_come + _failures(summary.failed))
+
+
+def _to_come(rows: Mapping[str, int]) -> list[str]:
+    if not rows:
+        return []
+    found = f"{sum(rows.values()):,} rows wait for their days to begin: {_spans(list(rows))}."
+    return [f"{found} If those are not to come, the times in the files are wrong."]
 
 
 def _paths(what: str, paths: Sequence[str], most: int) -> list[str]:
@@ -478,6 +490,7 @@ def status(config_path: Path | None, as_json: bool) -> None:
         "days_to_do": sorted(stale),
         "days_failed": failed,
         "days_missing": landing.missing_days(landing.landed_days(looked.ledger), last=today),
+        "rows_to_come": landing.rows_to_come(looked.ledger, today=today),
         "files_unusable": errors,
         "schema_changes": _schema_changes(looked.ledger),
         "files_without_rows": landing.files_without_rows(looked.ledger),
@@ -504,6 +517,7 @@ def _status_in_words(found: Mapping[str, Any]) -> str:
         lines.append(
             f"No rows landed for {len(found['days_missing'])} days in between: {_spans(found['days_missing'])}."
         )
+    lines += _to_come(found["rows_to_come"])
     lines += _failures(found["days_failed"])
     lines += [f"unusable: {error}" for error in found["files_unusable"].values()]
     lines += _changes_in_words(found["schema_changes"], 10)

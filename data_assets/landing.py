@@ -532,6 +532,12 @@ def landed_days(ledger: pl.DataFrame) -> list[dt.date]:
     return ledger.filter(pl.col("rows") > 0)["day"].unique().sort().to_list()
 
 
+def rows_to_come(ledger: pl.DataFrame, *, today: dt.date) -> dict[str, int]:
+    """Rows that landed of each day (ISO) after ``today``; they are made once their day begins."""
+    found = ledger.filter(pl.col("day") > today).group_by("day").agg(pl.sum("rows")).filter(pl.col("rows") > 0)
+    return {day.isoformat(): rows for day, rows in found.sort("day").iter_rows()}
+
+
 def missing_days(landed: Sequence[dt.date], *, last: dt.date) -> list[str]:
     """Days between the first and the last (at most ``last``) of the ``landed_days`` that are not among them."""
     known = landed[: bisect.bisect_right(landed, last)]

@@ -719,6 +719,16 @@ def test_cli_says_1_when_a_day_failed(cli, again):
     assert json.loads(cli("report", "2024-03-06", "--json").stdout)["kpis"]["valid"] == 4  # as before
 
 
+def test_cli_tells_of_rows_whose_days_are_still_to_come(cli, again):
+    head = "user_id,session_start,event_type\n"
+    (again.raw / "ahead.csv").write_text(f"{head}1,2162-11-20 10:00:00,a\n2,2162-11-20 11:00:00,a\n3,2162-11-23,a\n")
+    for command in ("run", "status"):
+        result = cli(command)
+        assert result.exit_code == 0
+        assert "3 rows wait for their days to begin: 2162-11-20, 2162-11-23." in result.stdout
+        assert json.loads(cli(command, "--json").stdout)["rows_to_come"] == {"2162-11-20": 2, "2162-11-23": 1}
+
+
 def test_cli_waits_for_a_file_that_landed_a_moment_ago(again, cli, monkeypatch):
     """Also when it is told the days: they must not be made, in silence, without the file."""
     monkeypatch.setenv("DATA_ASSETS_SOURCE__SETTLE_SECONDS", "1")
