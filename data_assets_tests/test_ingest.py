@@ -260,6 +260,16 @@ def test_one_broken_byte_does_not_turn_the_file_into_cp1252(tmp_path):
     assert frame["record"].to_list()[2] == "1,2024-01-01,,\\xff,,"
 
 
+def test_letters_far_from_the_broken_bytes_count_too(tmp_path):
+    """Of a file that is looked at in blocks, one good letter in the first, hundreds in another, then broken bytes."""
+    plain, good, broken = ROW.encode(), ROW.replace("buy", "größe").encode(), ROW.encode().replace(b"buy", b"\xe9")
+    content = b"\n".join(
+        [HEADER.encode().strip(), good, *[plain] * 10_000, *[good] * 300, *[plain] * 10_000, *[broken] * 5]
+    )
+    assert opened(tmp_path, content).encoding == "utf-8"
+    assert opened(tmp_path, content.replace("ö".encode(), b"\xf6").replace("ß".encode(), b"\xdf")).encoding == "cp1252"
+
+
 def test_a_configured_encoding_that_cannot_be(tmp_path):
     with pytest.raises(SourceFileError, match="shift_jis"):
         opened(tmp_path, HEADER.encode() + b"\x81", settings=config(csv={"encoding": "shift_jis"}))

@@ -443,12 +443,9 @@ def _is_cp1252(path: Path) -> bool:
         if block.isascii() and not decoder.getstate()[0]:
             continue
         text = decoder.decode(block)
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            bad += sum("\udc80" <= c <= "\udcff" for c in text)
-        if bad or not good:
-            good += sum(c > "\x7f" and not "\udc80" <= c <= "\udcff" for c in text)
+        sound = text.encode("utf-8", "ignore").decode()
+        bad += len(text) - len(sound)
+        good += len(sound) - len(sound.encode("ascii", "ignore"))
     bad += len(decoder.getstate()[0])
     return bad > good
 
