@@ -37,7 +37,7 @@ from data_assets.ingest.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from data_assets.config import PipelineConfig
@@ -46,7 +46,7 @@ _BLOCK = 4 << 20
 _SNIFFED_LINES = 100
 _SPACE = " \t\n\r"
 _MOST_KEYS = 64
-_COMMA = ord(",")
+_MOST_SHAPES = 1_000
 _GAP = r"[ \t]*"
 _STRING = r'"[^"\\\x00-\x1f\x{FFFD}]*"'
 _SCALAR = _STRING + r"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
@@ -59,6 +59,10 @@ _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")
 
 _Item = tuple[object, int, str]
 """A record's value (``None``: it is malformed), the physical line it starts on, and its text."""
+
+
+_Shape = tuple[list[tuple[str, str]], list[str]]
+"""The columns whose keys an object has, with these keys, and those to be looked for within it."""
 
 
 class _NotFinite(str):
@@ -276,6 +280,7 @@ class _Keys:
         self._wanted = wanted_columns(config)
         self._met: dict[str, None] = {}
         self._names: dict[str, str] = {}
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
 
     def spool(self, source: Iterator[_Item], known: Iterable[str] = ()) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
         """Write all records; a new file is begun when a key turns up that the current one has no column for.
@@ -329,18 +334,25 @@ class _Keys:
         return None
 
     def _row(self, value: Mapping[str, Any]) -> dict[str, str | None]:
-        named = {self.name(key): item for key, item in value.items()}
-        row: dict[str, str | None] = {}
-        for key in named if self._keep else self._wanted:
-            if key in named:
-                row[key] = _text(named[key])
-        for key in self._wanted:
-            if key not in named and "." in key:
-                found, item = self._reach(value, key)
-                if found:
-                    self._met[key] = None
-                    row[key] = _text(item)
+        shape = self._shapes.get(keys := tuple(value))
+        if shape is None:
+            shape = self._shape(keys)
+            if len(self._shapes) < _MOST_SHAPES and len(keys) <= _MOST_KEYS:
+                self._shapes[keys] = shape
+        there, dotted = shape
+        row = {name: _text(value[key]) for name, key in there}
+        for key in dotted:
+            found, item = self._reach(value, key)
+            if found:
+                self._met[key] = None
+                row[key] = _text(item)
         return row
+
+    def _shape(self, keys: Sequence[str]) -> _Shape:
+        """Where the columns of an object with these keys stand in it."""
+        named = {self.name(key): key for key in keys}
+        there = [(name, named[name]) for name in (named if self._keep else self._wanted) if name in named]
+        return there, [name for name in self._wanted if name not in named and "." in name]
 
     def name(self, key: str) -> str:
         """The column that a key becomes; from now on it is one that was met."""
@@ -363,8 +375,9 @@ class _Keys:
                 continue
             if not isinstance(here, dict):
                 return False, None
-            keys = {rename(k, self._naming): k for k in here}
-            key = step if step in here else keys.get(rename(step, self._naming))
+            key: str | None = step
+            if step not in here:
+                key = {rename(k, self._naming): k for k in here}.get(rename(step, self._naming))
             if key is None:
                 return False, None
             here = here[key]
@@ -384,8 +397,7 @@ def _nested(value: object) -> str:
     return value if isinstance(value, _Number) else _quoted(value)
 
 
-def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _decode(text: str) -> object:
@@ -455,45 +467,46 @@ def _is_lines(path: Path) -> bool:
 
 
 _INNERMOST = re.compile(rb"\{[^][{}]*+\}|\[[^][{}]*+\]")
-_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_MARKS = bytes(b if b in b"[]{}," else ord("o") for b in range(256))
+_PIECE = re.compile(rb"[^][{}]+|[][{}]")
+_STEPS = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
+_NO_MARKS = bytes(b for b in range(256) if b not in b'[]{},"')
 
 
 def _count_elements(path: Path) -> int:
     """The elements of an array, or the objects that follow each other, counted on the bytes without decoding them.
 
-    Strings become one letter and so does all else but brackets and commas; brackets within brackets are counted down.
-    Of a file that is no valid JSON it counts something.
+    All but quotes, brackets and commas is left out, then strings; brackets within brackets are counted down. Of a file
+    that is no valid JSON it counts something.
     """
-    array: bool | None = None
-    depth = commas = objects = values = 0
-    open_string = b""
+    depth = commas = objects = 0
+    first = open_string = b""
     with path.open("rb") as file:
         start = file.read(len(codecs.BOM_UTF8))
         if start != codecs.BOM_UTF8:
             file.seek(0)
         while block := file.read(_BLOCK):
             whole = open_string + block
-            pieces = whole.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+            text = whole.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in whole else whole
+            # Two quotes side by side, taken away, leave all else within or outside of strings.
+            pieces = text.translate(None, _NO_MARKS).replace(b'""', b"").split(b'"')
             open_string = b""
             if len(pieces) % 2 == 0:
                 slashes = len(whole) - len(whole.rstrip(b"\\"))
                 open_string = b'"\\' if slashes % 2 else b'"'
-            text = b"o".join(pieces[::2])
-            text = text.translate(_MARKS, _SPACE.encode())
-            if array is None and text:
-                array = text.startswith(b"[")
-                depth = int(array)
-                text = text[depth:]
-            for byte in _INNERMOST.sub(b"o", _INNERMOST.sub(b"o", text)):
-                step = _STEPS.get(byte, 0)
-                if depth == 0:
-                    objects += step >= 0
+            text = b"".join(pieces[::2])
+            if len(first) < len(b"[]"):
+                is_begun = bool(first)
+                first = (first + block.translate(None, _SPACE.encode()))[: len(b"[]")]
+                if not is_begun and first.startswith(b"["):
+                    depth, text = 1, text[1:]
+            for piece in _PIECE.findall(_INNERMOST.sub(b"o", _INNERMOST.sub(b"o", text))):
+                step = _STEPS.get(piece, 0)
+                if depth == 0 and step >= 0:
+                    objects += len(piece)
                 elif depth == 1 and step >= 0:
-                    commas += byte == _COMMA
-                    values += byte != _COMMA
+                    commas += piece.count(b",")
                 depth += step
-    return commas + (values > 0) if array else objects
+    return commas + (first != b"[]") if first.startswith(b"[") else objects
 
 
 class _Window:
