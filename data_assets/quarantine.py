@@ -11,7 +11,7 @@ import fnmatch
 import uuid
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -197,7 +197,10 @@ def days_to_replay(
     holding = records.group_by("day").agg(pl.len()).collect(engine="streaming").sort("day")
     held = [day.isoformat() for day in holding["day"]]
     made = _made(lake)
-    files_by_day = {day: set(found["path"]) for day, found in made.items()}
+    files_by_day: dict[str, set[str]] = {}
+    for path, found in made.items():
+        for day in found:
+            files_by_day.setdefault(day, set()).add(path)
     for path, day in ledger.select("path", "day").iter_rows():
         files_by_day.setdefault(day.isoformat(), set()).add(path)
     days = {d for d in held if d in stale}
@@ -205,7 +208,7 @@ def days_to_replay(
     while todo:
         for path in sorted({p for d in todo for p in files_by_day.get(d, ())} - seen):
             seen.add(path)
-            pairs |= _moves(config, lake, ledger.filter(pl.col("path") == path), path, made, stale)
+            pairs |= _moves(config, lake, ledger.filter(pl.col("path") == path), path, made.get(path, {}), stale)
         todo = {d for pair in pairs if days & set(pair) for d in pair} - days
         days |= todo
     within = sorted(d for d in days if config.start_date.isoformat() <= d <= last.isoformat())
@@ -213,9 +216,13 @@ def days_to_replay(
     return Replay(tuple(within), tuple(unchanged), int(holding["len"].sum()))
 
 
-def _made(lake: Lake) -> dict[str, pl.DataFrame]:
-    """Each day that was made, with what became of the rows of its files."""
-    return {day: staging.noted_files(lake.notes("raw_events", day)) for day in lake.days("raw_events")}
+def _made(lake: Lake) -> dict[str, dict[str, dict[str, Any]]]:
+    """What became of the rows of each file, by its path and the days that were made of it."""
+    made: dict[str, dict[str, dict[str, Any]]] = {}
+    for day in lake.days("raw_events"):
+        for row in staging.noted_files(lake.notes("raw_events", day)).to_dicts():
+            made.setdefault(row["path"], {})[day] = row
+    return made
 
 
 def _moves(
@@ -223,14 +230,16 @@ def _moves(
     lake: Lake,
     now: pl.DataFrame,
     path: str,
-    made: Mapping[str, pl.DataFrame],
+    before: Mapping[str, Mapping[str, Any]],
     stale: Collection[str],
 ) -> Pairs:
-    """Pairs of days between which records of one file move; ``now`` are its rows of the ledger."""
-    before = {day: row for day, found in made.items() for row in found.filter(pl.col("path") == path).to_dicts()}
+    """Pairs of days between which records of one file move.
+
+    ``now`` are its rows of the ledger, ``before`` what became of its rows on the days that were made of it.
+    """
     after = [day.isoformat() for day in now["day"]]
     hashes = {row["content_hash"] for row in before.values()} | set(now["content_hash"])
-    everything = set(product([*before, *after], repeat=2))
+    everything = set(product({*before, *after}, repeat=2))
     if now.is_empty() or len(hashes) > 1:  # lines of another content cannot be compared
         return everything
     if any(day not in stale for day in before):  # so the file was read with the mapping of now
