@@ -241,14 +241,25 @@ def read_retired(lake: Lake) -> dict[str, dict[str, Any]]:
     return found
 
 
-def retire(lake: Lake, rows: pl.DataFrame, when: dt.date, where: Path | None) -> None:
-    """Note, for good, that a file is about to be taken away. ``rows``: its rows of the ledger."""
+def retire(lake: Lake, rows: pl.DataFrame, when: dt.date, targets: Mapping[str, Path | None]) -> None:
+    """Note, for good, that files are about to be taken away.
+
+    Args:
+        lake: where it is noted.
+        rows: their rows of the ledger.
+        when: today.
+        targets: path to where the file is moved; ``None``: it is deleted.
+    """
     found = read_retired(lake)
-    found[rows["path"][0]] = {
-        "when": when.isoformat(),
-        "where": None if where is None else str(where),
-        "rows": rows.with_columns(pl.col("home_day", "day").dt.to_string()).to_dicts(),
-    }
+    texts = rows.with_columns(pl.col("home_day", "day").dt.to_string())
+    for (path,), of_file in texts.group_by("path", maintain_order=True):
+        if path in targets:
+            where = targets[path]
+            found[path] = {
+                "when": when.isoformat(),
+                "where": None if where is None else str(where),
+                "rows": of_file.to_dicts(),
+            }
     write_atomically(lake.root / RETIRED, json.dumps(found, sort_keys=True))
 
 

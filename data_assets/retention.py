@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import json
+import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,12 +30,13 @@ from data_assets.errors import StorageBusyError, visible
 from data_assets.storage import POINTER, DayLog, Lake, content_hash, fsync_path
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance
 
     from data_assets.config import PipelineConfig
 
+NOTED_FILES = 1_000  # so many are noted as retired at a time: each time all that ever were are written
 MOST_RUNS = 1_000  # of Dagster's history at a time
 
 
@@ -103,19 +106,20 @@ def apply(config: PipelineConfig, today: dt.date, busy: Collection[str] = ()) ->
         _forget_returned(config)
         found = plan(config, today, busy)
         wanted, found.goes = found.goes, []
+        raw, left = [thing.name for thing in wanted if thing.kind == "raw"], set[str]()
+        for first in range(0, len(raw), NOTED_FILES):
+            left |= _take_raw(config, raw[first : first + NOTED_FILES], today)
         for thing in wanted:
-            if thing.kind == "raw" and not _take_raw(config, thing.name, today):
+            if thing.kind == "raw" and thing.name in left:
                 found.stays.append(replace(thing, why="it changed since the last look at the folder"))
                 continue
             found.goes.append(thing)
-            if thing.kind == "raw":
-                continue
             if thing.kind == "lake":
                 table, day = thing.name.split(" ")
                 _take_folder(Lake(config.lake_dir).folder(table, day))
             elif thing.kind == "report":
                 _take_folder(config.reports_dir / thing.name)
-            else:
+            elif thing.kind == "run records":
                 (config.lake_dir / PIPELINE_RUNS.name / thing.name).unlink()
         if any(thing.kind == "report" for thing in found.goes):
             periods.rebuild_index(config)
@@ -140,23 +144,30 @@ def _raw_files(config: PipelineConfig, before: dt.date, busy: Collection[str]) -
     ledger = landing.read_ledger(lake)
     finished, marks = DayLog(config.lake_dir).finished(), landing.fingerprints(ledger)
     retired = landing.read_retired(lake)
+
+    @functools.cache
+    def noted(day: str) -> dict[tuple[str, str], dict[str, int]]:
+        """What the day says of its files, by path and content."""
+        files = json.loads(lake.notes("raw_events", day).get("by_file", "[]"))
+        return {(file["path"], file["content_hash"]): file for file in files}
+
     for (path,), rows in ledger.group_by("path", maintain_order=True):
         place = config.raw_dir / str(path)
         newest = max([*rows["day"], *rows["home_day"]])
         if newest >= before or (str(path) in retired and not place.exists()):
             continue
-        yield Thing("raw", str(path), int(rows["size"][0]), _why_kept(config, rows, finished, marks, busy))
+        yield Thing("raw", str(path), int(rows["size"][0]), _why_kept(rows, finished, marks, busy, noted))
 
 
 def _why_kept(
-    config: PipelineConfig,
     rows: pl.DataFrame,
     finished: dict[str, str],
     marks: dict[str, str],
     busy: Collection[str],
+    noted: Callable[[str], Mapping[tuple[str, str], Mapping[str, int]]],
 ) -> str:
     """Why a file stays; empty when every row of it is accounted for."""
-    lake, path, content = Lake(config.lake_dir), rows["path"][0], rows["content_hash"][0]
+    path, content = rows["path"][0], rows["content_hash"][0]
     if rows["error"].is_not_null().any() or rows["drift_error"].is_not_null().any():
         return "it cannot be used, so none of its rows is in a table"
     for day, count in rows.select("day", "rows").iter_rows():
@@ -165,8 +176,7 @@ def _why_kept(
             return f"a run is working on {text}"
         if finished.get(text) != marks.get(text):
             return f"{text} is not made from the files as they are now"
-        noted = json.loads(lake.notes("raw_events", text).get("by_file", "[]"))
-        of_file = next((f for f in noted if f["path"] == path and f["content_hash"] == content), None)
+        of_file = noted(text).get((path, content))
         if of_file is None:
             return f"raw_events of {text} does not name it: was that day taken away before?"
         if count != of_file["valid"] + of_file["quarantined"] + of_file["duplicate"]:
@@ -174,19 +184,33 @@ def _why_kept(
     return ""
 
 
-def _take_raw(config: PipelineConfig, path: str, today: dt.date) -> bool:
-    """Note the file as retired, then delete or move it. False if it is no longer what the ledger knows: it stays."""
-    lake, place = Lake(config.lake_dir), config.raw_dir / path
-    rows = landing.read_ledger(lake).filter(pl.col("path") == path)
-    if not place.exists() or content_hash(place) != rows["content_hash"][0]:
-        return False
-    target = None if config.retention.raw_move_to is None else config.retention.raw_move_to / path
-    if target is not None:
-        _copy(place, target, rows["content_hash"][0])
-    landing.retire(lake, rows, today, target)
-    place.unlink()
-    fsync_path(place.parent)
-    return True
+def _take_raw(config: PipelineConfig, paths: Sequence[str], today: dt.date) -> set[str]:
+    """Note some files as retired, then delete or move them; those that stay are no longer what the ledger knows."""
+    lake, seen, targets = Lake(config.lake_dir), dict[str, os.stat_result](), dict[str, Path | None]()
+    rows = landing.read_ledger(lake).filter(pl.col("path").is_in(paths))
+    for path, content in rows.select("path", "content_hash").unique(maintain_order=True).iter_rows():
+        place = config.raw_dir / path
+        if not place.exists():
+            continue
+        found = place.stat()
+        if content_hash(place) != content:
+            continue
+        target = None if config.retention.raw_move_to is None else config.retention.raw_move_to / path
+        if target is not None:
+            _copy(place, target, content)
+        seen[path], targets[path] = found, target
+    landing.retire(lake, rows, today, targets)
+    left = set(paths) - targets.keys()
+    for path, found in seen.items():
+        place = config.raw_dir / path
+        now = place.stat()
+        if (now.st_size, now.st_mtime_ns) == (found.st_size, found.st_mtime_ns):
+            place.unlink()
+        else:  # it counts as put back
+            left.add(path)
+    for folder in {(config.raw_dir / path).parent for path in targets}:
+        fsync_path(folder)
+    return left
 
 
 def _copy(place: Path, target: Path, content: str) -> None:
@@ -214,7 +238,8 @@ def _forget_returned(config: PipelineConfig) -> None:
 
 def _lake_days(config: PipelineConfig, before: dt.date, busy: Collection[str]) -> Iterator[Thing]:
     lake, finished = Lake(config.lake_dir), DayLog(config.lake_dir).finished()
-    marks = landing.fingerprints(landing.read_ledger(lake))
+    ledger = landing.read_ledger(lake)
+    marks, there = landing.fingerprints(ledger), _days_with_raw(config, ledger)
     kept = [name for name, table in tables(config.source.types.user_id).items() if table.store == "lake"]
     for table in kept:
         for folder in _days_below(config.lake_dir / table, "date=", before):
@@ -225,14 +250,15 @@ def _lake_days(config: PipelineConfig, before: dt.date, busy: Collection[str]) -
                 why = "a run is working on it"
             elif finished.get(day) != marks.get(day, ""):
                 why = "it is not made from the files as they are now"
-            elif config.retention.raw is not None and _has_raw(config, day):
+            elif config.retention.raw is not None and day in there:
                 why = "its raw files are still there, and go by what the day says of them"
             yield Thing("lake", f"{table} {day}", _size(folder), why)
 
 
-def _has_raw(config: PipelineConfig, day: str) -> bool:
-    ledger = landing.files_of(landing.read_ledger(Lake(config.lake_dir)), [day])
-    return any((config.raw_dir / path).exists() for path in ledger["path"])
+def _days_with_raw(config: PipelineConfig, ledger: pl.DataFrame) -> set[str]:
+    """The days (ISO) of which a raw file is still there."""
+    paths = [path for path in ledger["path"].unique() if (config.raw_dir / path).exists()]
+    return set(ledger.filter(pl.col("path").is_in(paths))["day"].dt.to_string())
 
 
 def _days_below(root: Path, prefix: str, before: dt.date) -> list[Path]:

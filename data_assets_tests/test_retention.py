@@ -193,6 +193,33 @@ def test_files_are_moved_and_checked(project):
     assert landing.read_retired(made.lake)[f"{OLD}.csv"]["where"].endswith(f"attic/{OLD}.csv")
 
 
+def test_a_file_that_changes_while_files_go_stays_and_counts_again(project, monkeypatch):
+    other = "2024-03-02"
+    made = project(files={f"{day}.csv": HEADER + rows(day) for day in (OLD, other, NEW)})
+    note = landing.retire
+
+    def note_and_change(*args):
+        note(*args)
+        with (made.raw / f"{OLD}.csv").open("a") as file:
+            file.write(rows(OLD))
+
+    monkeypatch.setattr(landing, "retire", note_and_change)
+    found = retention.apply(made.config, TODAY)
+    assert names(found.goes) == [("raw", f"{other}.csv")]
+    assert "changed" in why(found, f"{OLD}.csv")
+    assert made.stale() == [OLD]
+    assert landing.files_of(made.ledger(), [OLD])["rows"].to_list() == [6]
+
+
+def test_many_files_are_noted_some_at_a_time(project, monkeypatch):
+    monkeypatch.setattr(retention, "NOTED_FILES", 2)
+    days = [f"2024-03-0{n}" for n in range(1, 6)]
+    made = project(files={f"{day}.csv": HEADER + rows(day) for day in days})
+    assert names(retention.apply(made.config, TODAY).goes) == [("raw", f"{day}.csv") for day in days]
+    assert sorted(landing.read_retired(made.lake)) == [f"{day}.csv" for day in days]
+    assert (list(made.raw.iterdir()), made.stale()) == ([], [])
+
+
 @pytest.mark.parametrize("step", ["retire", "unlink"])
 def test_a_killed_retention_is_finished_by_the_next(project, step):
     """SIGKILL right before or right after the note that a file is retired."""
@@ -261,6 +288,8 @@ def test_old_months_of_run_records_go(project):
     (folder / "2024-03.jsonl").write_text("{}\n")
     (folder / "2024-05.jsonl").write_text("{}\n")
     assert names(retention.apply(made.config, TODAY).goes) == [("run records", "2024-03.jsonl")]
+    assert not (folder / "2024-03.jsonl").exists()
+    assert (folder / "2024-05.jsonl").exists()
 
 
 # ---- Dagster's history -------------------------------------------------------------------------------------------
