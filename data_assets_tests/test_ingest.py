@@ -368,6 +368,7 @@ def test_times(tmp_path, text, value):
         ("9223372036854775807", ["epoch_s"], None), ("2024-03-01T10:00:00Z", ["epoch_s", "%d/%m/%Y"], (2024, 3, 1, 10)),
         ("01/03/2024 12:00 +0200", ["%d/%m/%Y %H:%M %z"], (2024, 3, 1, 10)),
         ("10:00:60 01/03/2024", ["%H:%M:%S %d/%m/%Y"], None),
+        ("01/03/2024 12:00:60 +0200", ["%d/%m/%Y %H:%M:%S %z"], None),
     ],
 )  # fmt: skip
 def test_times_in_configured_formats(tmp_path, text, formats, value):

@@ -194,10 +194,11 @@ def _formatted(text: pl.Expr, form: str, zone: str) -> pl.Expr:
         whole = text.cast(pl.Int64, strict=False)
         other = pl.when(whole.is_null()).then(text).cast(pl.Float64, strict=False)
         return pl.coalesce(_epoch(whole, _MICROSECONDS[form], zone), _epoch(other, _MICROSECONDS[form], zone))
+    known = ~text.str.contains(":60", literal=True)  # the engine would read the second 60
     if re.search(r"%[#:]*z", form):
         aware = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False, cache=False)
-        return aware.dt.convert_time_zone(zone).dt.replace_time_zone(None)
-    wall = pl.when(~text.str.contains(":60", literal=True)).then(_parsed(text, form))
+        return pl.when(known).then(aware.dt.convert_time_zone(zone).dt.replace_time_zone(None))
+    wall = pl.when(known).then(_parsed(text, form))
     letters = re.sub("%[.:-]?[0-9]?[A-Za-z]", " ", form)
     return _walled(wall, zone) if re.search(r"\b(?:Z|UTC|GMT)\b", letters) else wall
 
