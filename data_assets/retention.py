@@ -239,7 +239,8 @@ def _forget_returned(config: PipelineConfig) -> None:
 def _lake_days(config: PipelineConfig, before: dt.date, busy: Collection[str]) -> Iterator[Thing]:
     lake, finished = Lake(config.lake_dir), DayLog(config.lake_dir).finished()
     ledger = landing.read_ledger(lake)
-    marks, there = landing.fingerprints(ledger), _days_with_raw(config, ledger)
+    marks = landing.fingerprints(ledger)
+    there = set[str]() if config.retention.raw is None else _days_with_raw(config, ledger)
     kept = [name for name, table in tables(config.source.types.user_id).items() if table.store == "lake"]
     for table in kept:
         for folder in _days_below(config.lake_dir / table, "date=", before):
@@ -250,7 +251,7 @@ def _lake_days(config: PipelineConfig, before: dt.date, busy: Collection[str]) -
                 why = "a run is working on it"
             elif finished.get(day) != marks.get(day, ""):
                 why = "it is not made from the files as they are now"
-            elif config.retention.raw is not None and day in there:
+            elif day in there:
                 why = "its raw files are still there, and go by what the day says of them"
             yield Thing("lake", f"{table} {day}", _size(folder), why)
 
