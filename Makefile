@@ -46,10 +46,13 @@ setup: .venv/.project ## make .venv with the pinned requirements and this projec
 	@$(BIN)/python -m pip install -qq --require-hashes --no-deps --no-build-isolation -r requirements-demo.txt
 	@touch $@
 
-# For the tests that look at the reports. Where none can be had they are skipped, and say so.
+# For the tests that look at the reports and at the UI. Where none can be had they are skipped, and say so. The machine's
+# own packages are asked only in CI: nobody expects `make test` to install software for the whole machine.
 .venv/.browser: .venv/.requirements
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	    PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT=15000 $(BIN)/playwright install --only-shell chromium || \
+	    { [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium >/dev/null; } || \
 	    echo "No Chromium could be fetched: the tests in a browser will be skipped." >&2
 	@touch $@
 
