@@ -251,7 +251,7 @@ def contract(table: Table, frame: pl.LazyFrame, written: Path | None = None) -> 
     if looked is not frame and (not table.key or chosen() == "in-memory"):
         is_kept, height = _at_once(table, looked, written)
         if is_kept:
-            return Finding("contract", passed=True, observed=f"{height:,} rows as declared")
+            return Finding("contract", passed=True, observed=f"{plural(height, 'row')} as declared")
     for batch in looked.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
         if looked is frame or not batch.select(table.kept).item():
             found = frame.slice(rows, batch.height).collect(engine=chosen())
@@ -267,7 +267,7 @@ def contract(table: Table, frame: pl.LazyFrame, written: Path | None = None) -> 
         keys = frame.select(pl.struct(table.key).n_unique()).collect(engine=chosen()).item()
         if keys != rows:
             return Finding("contract", passed=False, observed=f"{rows:,} rows have {keys:,} different keys")
-    return Finding("contract", passed=True, observed=f"{rows:,} rows as declared")
+    return Finding("contract", passed=True, observed=f"{plural(rows, 'row')} as declared")
 
 
 def _at_once(table: Table, looked: pl.LazyFrame, written: Path | None) -> tuple[bool, int]:
@@ -475,7 +475,9 @@ def column_counts(statistics: pl.DataFrame, rows: int) -> Finding:
     """Do values and nulls of every described column add up to the rows?"""
     counted = statistics["count"] + statistics["null_count"]
     wrong = statistics["column_name"].filter(counted != rows).to_list()
-    observed = f"{statistics.height} columns of {rows:,} rows" + (f"; wrong: {', '.join(wrong)}" if wrong else "")
+    observed = f"{statistics.height} columns of {plural(rows, 'row')}" + (
+        f"; wrong: {', '.join(wrong)}" if wrong else ""
+    )
     return Finding("counts_equal_events", passed=not wrong, observed=observed)
 
 

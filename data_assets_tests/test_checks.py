@@ -330,7 +330,7 @@ def test_a_footer_tells_of_times_that_python_does_not_know(tmp_path: Path) -> No
     path = tmp_path / "day.parquet"
     far = rows("outliers", OUTLIER).with_columns(session_start=pl.lit(10**18).cast(pl.Datetime("us")))
     far.collect().write_parquet(path, **parquet_options(8))
-    assert checks.contract(TABLES["outliers"], far.head(0), path).observed == "1 rows as declared"
+    assert checks.contract(TABLES["outliers"], far.head(0), path).observed == "1 row as declared"
 
 
 def test_a_footer_without_statistics_is_not_trusted(tmp_path: Path) -> None:
