@@ -55,7 +55,7 @@ _OTHERWISE = {  # what the engine reads, but not as what it says
     "f": "a fraction of a second is %.f with its point before it, else %3f, %6f or %9f by its digits",
     "Z": "an offset is %z; the letters Z, UTC or GMT in a format mean UTC",
 }
-_EPOCHS = ("epoch_s", "epoch_ms")
+EPOCHS = {"epoch_s": 1, "epoch_ms": 1_000, "epoch_us": 1_000_000, "epoch_ns": 1_000_000_000}  # units a second
 
 
 def _no_bool(value: object) -> object:
@@ -286,7 +286,7 @@ class SourceConfig(_Section):
     timestamp_formats: Texts = Field(
         default=(),
         description="Formats of the times, tried in order before ISO 8601; Z, UTC or GMT in one means UTC.",
-        json_schema_extra=_allowed("list of strftime formats such as %d/%m/%Y %H:%M, or epoch_s, epoch_ms"),
+        json_schema_extra=_allowed("list of strftime formats such as %d/%m/%Y %H:%M, or " + ", ".join(EPOCHS)),
     )
     required: Texts = Field(
         default=("user_id", "session_start", "event_type"),
@@ -323,10 +323,10 @@ class SourceConfig(_Section):
     @classmethod
     def _formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            if text in _EPOCHS:
+            if text in EPOCHS:
                 continue
             if "%" not in text:
-                near = nearest(text, _EPOCHS)
+                near = nearest(text, EPOCHS)
                 msg = f"{visible(text, 60)!r} has no % directive" + (f", nearest: {near[0]}" if near else "")
                 raise ValueError(msg)
             for directive in re.findall(r"%(\.?[369]?f|:z|.?)", text, re.DOTALL):

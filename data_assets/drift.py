@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_assets.config import COLUMNS, read_settings
+from data_assets.config import COLUMNS, EPOCHS, read_settings
 from data_assets.engine import chosen
 from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.ingest import values
@@ -50,7 +50,6 @@ MAX_EVENT_TYPES = 50
 STANDARD_ERRORS = 3
 _NUMBERS = frozenset({"integer", "number"})
 _EMPTY: Family = "empty"
-_EPOCHS = ("epoch_s", "epoch_ms")
 _ISO_TIME = r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ][0-9]{2}:[0-9]{2}.*)?\s*$"
 _JSON_VALUE = r"^\s*[\[{]"
 _HEAD = """\
@@ -170,7 +169,7 @@ def observe(records: Records, relative: str, config: PipelineConfig) -> Schema:
     sample = _sample(records, relative, {c: family is None for c, family in native.items()}, config)
     rows = sample.height
     read = _read_as(sample.select(c for c, family in native.items() if family is None), config)
-    epochs = any(f in _EPOCHS for f in config.source.timestamp_formats)
+    epochs = any(f in EPOCHS for f in config.source.timestamp_formats)
     times = _mapped(records, config, ("session_start", "session_end")) if epochs else frozenset()
     columns = []
     for name in records.columns:
@@ -234,7 +233,7 @@ def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
             if texts.height - read.null_count() >= NEARLY_ALL * there[name]:
                 found[name] = family
     rest = [c for c in texts.columns if c not in found]
-    formats = [f for f in config.source.timestamp_formats if f not in _EPOCHS]
+    formats = [f for f in config.source.timestamp_formats if f not in EPOCHS]
     counted = texts.select_seq(_looks_like(pl.col(c), config).alias(c) for c in rest).row(0, named=True) if rest else {}
     for column, counts in counted.items():
         if formats:

@@ -20,7 +20,7 @@ import polars as pl
 import yaml
 
 from data_assets import ingest
-from data_assets.config import COLUMNS, PipelineConfig, load_config
+from data_assets.config import COLUMNS, EPOCHS, PipelineConfig, load_config
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.delimited import guess_delimiter
@@ -73,9 +73,9 @@ FORMATS = (
         "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%b %d, %Y",
     ) for clock in (" %H:%M:%S%.f", " %H:%M", " %I:%M:%S %p", " %I:%M %p", "")),
     "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %z", "%a %b %d %H:%M:%S %z %Y", "%Y%m%d%H%M%S", "%Y%m%d",
-    "epoch_s", "epoch_ms",
+    *EPOCHS,
 )  # fmt: skip
-_ONLY_NAMED = ("epoch_s", "epoch_ms", "%Y%m%d", "%Y%m%d%H%M%S")
+_ONLY_NAMED = (*EPOCHS, "%Y%m%d", "%Y%m%d%H%M%S")
 _TIME_NAME = re.compile(r"time|date|stamp|epoch|start|begin|end|day|when|(^|_)(ts|at)$", re.IGNORECASE)
 _SANE = (dt.datetime(1990, 1, 1), dt.datetime(2100, 1, 1))  # noqa: DTZ001 - wall time
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")

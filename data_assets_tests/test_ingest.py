@@ -11,6 +11,7 @@ import datetime as dt
 import gzip
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -365,6 +366,9 @@ def test_times(tmp_path, text, value):
         ("13/04/2024", ["%d/%m/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y"], (2024, 4, 13)),
         ("1709287200", ["epoch_s"], (2024, 3, 1, 10)), ("1709287200.25", ["epoch_s"], (2024, 3, 1, 10, 0, 0, 250000)),
         ("1709287200123", ["epoch_ms"], (2024, 3, 1, 10, 0, 0, 123000)),
+        ("1709287200123456", ["epoch_us"], (2024, 3, 1, 10, 0, 0, 123456)), ("253402300800000000", ["epoch_us"], None),
+        ("1709287200123456789", ["epoch_ns"], (2024, 3, 1, 10, 0, 0, 123456)),
+        ("-1", ["epoch_ns"], (1969, 12, 31, 23, 59, 59, 999999)),
         ("9223372036854775807", ["epoch_s"], None), ("2024-03-01T10:00:00Z", ["epoch_s", "%d/%m/%Y"], (2024, 3, 1, 10)),
         ("01/03/2024 12:00 +0200", ["%d/%m/%Y %H:%M %z"], (2024, 3, 1, 10)),
         ("10:00:60 01/03/2024", ["%H:%M:%S %d/%m/%Y"], None),
@@ -375,6 +379,23 @@ def test_times_in_configured_formats(tmp_path, text, formats, value):
     why = [] if value else ["unreadable_session_end"]
     got = one(tmp_path, "session_end", text, timestamp_formats=formats)
     assert got == (dt.datetime(*value) if value else None, why)
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "form", "microsecond"),
+    [
+        (1_709_287_200, pl.Int32(), "epoch_s", 0), (1_709_287_200, pl.UInt32(), "epoch_s", 0),
+        (1_709_287_200, pl.UInt64(), "epoch_s", 0), (1_709_287_200.25, pl.Float64(), "epoch_s", 250_000),
+        (Decimal("1709287200.25"), pl.Decimal(38, 18), "epoch_s", 250_000),
+        (1_709_287_200_123, pl.UInt64(), "epoch_ms", 123_000), (1_709_287_200_123_456, pl.Int64(), "epoch_us", 123_456),
+        (1_709_287_200_123_456_789, pl.UInt64(), "epoch_ns", 123_456),
+        (Decimal(1_709_287_200_123_456_789), pl.Decimal(38, 0), "epoch_ns", 123_456),
+    ],
+)  # fmt: skip
+def test_times_as_native_numbers(number, dtype, form, microsecond):
+    frame = pl.LazyFrame({"when": pl.Series([number, None], dtype=dtype)})
+    read = values.time(frame, "when", dtype, [form], "UTC").collect()["when"]
+    assert read.to_list() == [dt.datetime(2024, 3, 1, 10, 0, 0, microsecond), None]
 
 
 def test_times_in_the_configured_zone(tmp_path):

@@ -373,6 +373,8 @@ def test_init_guesses_names_types_formats_and_decimal_commas(tmp_path, monkeypat
         ("2024-02-05T10:00:00Z", (), False),
         ("1707127200", ("epoch_s",), False),
         ("1707127200000", ("epoch_ms",), False),
+        ("1707127200000000", ("epoch_us",), False),
+        ("1707127200000000000", ("epoch_ns",), False),
         ("05/02/2024", ("%d/%m/%Y",), True),
         ("02/25/2024 01:05 PM", ("%m/%d/%Y %I:%M %p",), False),
         ("25.02.2024 10:00:01", ("%d.%m.%Y %H:%M:%S%.f",), False),

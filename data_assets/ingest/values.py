@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from data_assets.config import EPOCHS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MICROSECONDS = {"epoch_s": 1_000_000, "epoch_ms": 1_000}
 _FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
 _LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
 _EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
-_DAY_SECONDS = 86_400
+_INT64_FIRST, _INT64_LAST = -(2**63), 2**63 - 1
+_DAY_SECONDS, _SECOND = 86_400, 1_000_000
 _UNITS = {"ms": 1_000, "us": 1_000_000}  # in nanoseconds 64 bits hold the years 1677 to 2262 alone
 _SPACE = "%Y-%m-%d %H:%M:%S"
 _T = "%Y-%m-%dT%H:%M:%S"
@@ -82,7 +84,8 @@ def time(
     if isinstance(dtype, pl.Datetime | pl.Date):
         return frame.with_columns(native_time(column, dtype, zone).alias(name))
     if dtype.is_numeric():
-        epochs = [_epoch(column, _MICROSECONDS[f], zone) for f in formats if f in _MICROSECONDS]
+        wide = column.cast(_widest(dtype), strict=False)  # a product of 32 bits would wrap around
+        epochs = [_epoch(wide, EPOCHS[f], zone) for f in formats if f in EPOCHS]
         return frame.with_columns((pl.coalesce(epochs) if epochs else pl.lit(None, pl.Datetime("us"))).alias(name))
     if dtype != pl.String:
         return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
@@ -103,6 +106,12 @@ def time(
         .with_columns(_bounded(column).alias(name))
         .drop(first, rest, parts, wall)
     )
+
+
+def _widest(dtype: pl.DataType) -> pl.DataType:
+    if dtype.is_decimal():
+        return pl.Decimal(38, 9)  # no float: it has no nanoseconds
+    return pl.Int64() if dtype.is_integer() else pl.Float64()
 
 
 def native_time(column: pl.Expr, dtype: pl.Datetime | pl.Date, zone: str) -> pl.Expr:
@@ -190,10 +199,10 @@ def _iso(wall: pl.Expr, parts: pl.Expr, zone: str) -> pl.Expr:
 
 
 def _formatted(text: pl.Expr, form: str, zone: str) -> pl.Expr:
-    if form in _MICROSECONDS:
+    if form in EPOCHS:
         whole = text.cast(pl.Int64, strict=False)
         other = pl.when(whole.is_null()).then(text).cast(pl.Float64, strict=False)
-        return pl.coalesce(_epoch(whole, _MICROSECONDS[form], zone), _epoch(other, _MICROSECONDS[form], zone))
+        return pl.coalesce(_epoch(whole, EPOCHS[form], zone), _epoch(other, EPOCHS[form], zone))
     known = ~text.str.contains(":60", literal=True)  # the engine would read the second 60
     if re.search(r"%[#:]*z", form):
         aware = text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False, cache=False)
@@ -203,10 +212,12 @@ def _formatted(text: pl.Expr, form: str, zone: str) -> pl.Expr:
     return _walled(wall, zone) if re.search(r"\b(?:Z|UTC|GMT)\b", letters) else wall
 
 
-def _epoch(number: pl.Expr, factor: int, zone: str) -> pl.Expr:
-    scale = 1_000_000 // factor
-    sane = pl.when(number.is_between(_EPOCH_FIRST * scale, _EPOCH_LAST * scale)).then(number)
-    return _bounded(_walled((sane * factor).cast(pl.Int64).cast(pl.Datetime("us")), zone))
+def _epoch(number: pl.Expr, units: int, zone: str) -> pl.Expr:
+    """``units`` of these numbers make a second; what is less than a microsecond is cut off."""
+    first, last = max(_EPOCH_FIRST * units, _INT64_FIRST), min(_EPOCH_LAST * units, _INT64_LAST)
+    sane = pl.when(number.is_between(first, last)).then(number)
+    microseconds = sane * (_SECOND // units) if units <= _SECOND else sane // (units // _SECOND)
+    return _bounded(_walled(microseconds.cast(pl.Int64).cast(pl.Datetime("us")), zone))
 
 
 def whole_number(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
