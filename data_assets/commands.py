@@ -24,7 +24,7 @@ from data_assets.contracts import REASONS
 from data_assets.errors import UsageError, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dagster import DagsterInstance
 
@@ -323,7 +323,7 @@ def plan(config_path: Path | None, paths: tuple[Path, ...], as_json: bool) -> No
         else:
             files.append((path, planning.relative_path(config, path)))
     with click.progressbar(files, label="looking", file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
-        plans = planning.plan_files(config, bar)
+        plans = planning.plan_files(config, bar, today=dt.datetime.now(config.zone).date())
     total = planning.in_all(config, plans)
     if as_json:
         of_files = [asdict(p) | {"reject_rate": p.reject_rate} for p in plans]
@@ -342,12 +342,8 @@ def plan(config_path: Path | None, paths: tuple[Path, ...], as_json: bool) -> No
 def _total_in_words(total: Total) -> list[str]:
     lines = [f"in all: {total.files:,} files" + (f", {total.unusable:,} of them REFUSED" if total.unusable else "")]
     lines.append(f"  rows     {'' if total.rows_exact else 'about '}{total.rows:,}")
-    days = sorted((*total.new, *total.changed, *total.unchanged))
-    if days:
-        lines.append(
-            f"  days     {len(days):,}, {days[0]} to {days[-1]}: {len(total.new):,} new, "
-            f"{len(total.changed):,} changed, {len(total.unchanged):,} as made"
-        )
+    days = sorted((*total.new, *total.changed, *total.unchanged, *total.to_come))
+    lines += _days_in_words(total, days)
     lines.append(f"  refused  {total.refused:,} of {total.sampled_rows:,} records looked at")
     return [*lines, *_needs_in_words(total)]
 
@@ -363,19 +359,22 @@ def _plan_in_words(found: FilePlan) -> list[str]:
         lines += _columns_in_words(found)
     if found.error:
         return [*lines, "  REFUSED  " + found.error.replace("\n", "\n         ")]
-    days = list(found.days)
-    if days:
-        seen = " in the sample" if found.sample else ""
-        lines.append(
-            f"  days     {len(days):,}{seen}, {days[0]} to {days[-1]}: {len(found.new):,} new, "
-            f"{len(found.changed):,} changed, {len(found.unchanged):,} as made"
-        )
+    lines += _days_in_words(found, list(found.days), " in the sample" if found.sample else "")
     reasons = "".join(f"\n             {n:,} {r}: {REASONS.get(r, r)}" for r, n in found.reasons.items())
     lines.append(f"  refused  {found.refused:,} of {found.sampled_rows:,} records"
                  + (f" ({found.reject_rate:.2%})" if found.sampled_rows else "")
                  + (" of the sample" if found.sample else "") + reasons)  # fmt: skip
     lines += [f"  schema   {change.policy}: {change.text}" for change in found.changes]
     return lines + _needs_in_words(found)
+
+
+def _days_in_words(found: FilePlan | Total, days: Sequence[str], where: str = "") -> list[str]:
+    if not days:
+        return []
+    states = {"new": found.new, "changed": found.changed, "as made": found.unchanged}
+    told = [f"{len(those):,} {state}" for state, those in states.items()]
+    told += [f"{len(found.to_come):,} to come"] if found.to_come else []
+    return [f"  days     {len(days):,}{where}, {days[0]} to {days[-1]}: {', '.join(told)}"]
 
 
 def _needs_in_words(found: FilePlan | Total) -> list[str]:

@@ -116,6 +116,7 @@ class FilePlan:
         days: day (ISO) to records in the sample.
         new, changed, unchanged: those days by what a run would find: never made; made, but not with this file as it is
             now; made with it.
+        to_come: those days that have not begun; they are made once they have.
         sampled_rows: records in the sample.
         refused: of these, how many would be quarantined.
         reasons: reason to records of the sample.
@@ -145,6 +146,7 @@ class FilePlan:
     new: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     unchanged: tuple[str, ...] = ()
+    to_come: tuple[str, ...] = ()
     sampled_rows: int = 0
     refused: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -356,7 +358,9 @@ def _parquet_sample(path: Path, relative: str, folder: Path) -> Sample:
 # --- the plan ------------------------------------------------------------------------------------------------------
 
 
-def plan_files(config: PipelineConfig, files: Iterable[tuple[Path, str]]) -> list[FilePlan]:
+def plan_files(
+    config: PipelineConfig, files: Iterable[tuple[Path, str]], *, today: dt.date = dt.date.max
+) -> list[FilePlan]:
     """What a run would make of these files. Reads the ledger; writes to a temporary folder alone.
 
     The schema of each is compared as a run compares it: with those of the files before it, in the ledger and of these.
@@ -364,11 +368,12 @@ def plan_files(config: PipelineConfig, files: Iterable[tuple[Path, str]]) -> lis
     Args:
         config: what ``pipeline.yaml`` says.
         files: where each lies, and its path below the raw directory.
+        today: the last day that has begun.
 
     Raises:
         ConfigurationError: the mapping's SQL cannot work with one of them.
     """
-    known = _known(config)
+    known = _known(config, today)
     plans, seen = [], []
     for path, relative in files:
         plan, schema = _plan_file(config, path, relative, known)
@@ -390,6 +395,7 @@ class _Known:
         finished: the days that were made.
         made: those of them that are made from what the ledger has now.
         available: bytes that there are to hold a day.
+        today: the last day that has begun.
     """
 
     ledger: pl.DataFrame
@@ -397,15 +403,16 @@ class _Known:
     finished: Collection[str]
     made: Collection[str]
     available: int
+    today: str
 
 
-def _known(config: PipelineConfig) -> _Known:
+def _known(config: PipelineConfig, today: dt.date) -> _Known:
     ledger = read_ledger(Lake(config.lake_dir))
     same = ledger.filter(mapping=pl.lit(mapping_mark(config))).select("path", "size", "mtime_ns")
     as_landed = {path: (size, mtime_ns) for path, size, mtime_ns in same.iter_rows()}
     marks, finished = fingerprints(ledger), DayLog(config.lake_dir).finished()
     made = {day for day, mark in finished.items() if marks.get(day) == mark}
-    return _Known(ledger, as_landed, finished.keys(), made, memory.available(config.memory))
+    return _Known(ledger, as_landed, finished.keys(), made, memory.available(config.memory), today.isoformat())
 
 
 def _plan_file(
@@ -430,12 +437,14 @@ def _plan_file(
             return replace(plan, error=str(problem)), None
     is_as_landed = known.as_landed.get(relative) == (stat.st_size, stat.st_mtime_ns)
     made = known.made if is_as_landed else set[str]()
-    needs = _needs(config, [plan], plan.days, known.available)
+    begun = [day for day in plan.days if day <= known.today]
+    needs = _needs(config, [plan], begun, known.available)
     plan = replace(
         plan,
-        new=tuple(day for day in plan.days if day not in known.finished),
-        changed=tuple(day for day in plan.days if day in known.finished and day not in made),
-        unchanged=tuple(day for day in plan.days if day in made),
+        new=tuple(day for day in begun if day not in known.finished),
+        changed=tuple(day for day in begun if day in known.finished and day not in made),
+        unchanged=tuple(day for day in begun if day in made),
+        to_come=tuple(day for day in plan.days if day > known.today),
         **needs._asdict(),
     )
     return plan, schema
@@ -587,6 +596,7 @@ class Total:
         files, unusable: how many there are, and how many of them a run would refuse.
         rows: physical records of the others; predicted unless ``rows_exact``.
         new, changed, unchanged: the days of the others; one that any file changes is changed.
+        to_come: those that have not begun.
         sampled_rows, refused: records looked at, and how many of these would be quarantined.
         seconds, memory_mb, decisions: what a run would take for the days that are new or changed.
     """
@@ -598,6 +608,7 @@ class Total:
     new: tuple[str, ...]
     changed: tuple[str, ...]
     unchanged: tuple[str, ...]
+    to_come: tuple[str, ...]
     sampled_rows: int
     refused: int
     seconds: float
@@ -620,6 +631,7 @@ def in_all(config: PipelineConfig, plans: Sequence[FilePlan]) -> Total:
         new=tuple(sorted(new)),
         changed=tuple(sorted(changed)),
         unchanged=tuple(sorted({day for plan in usable for day in plan.unchanged} - due)),
+        to_come=tuple(sorted({day for plan in usable for day in plan.to_come})),
         sampled_rows=sum(plan.sampled_rows for plan in usable),
         refused=sum(plan.refused for plan in usable),
         **_needs(config, read, due, memory.available(config.memory))._asdict(),

@@ -727,6 +727,11 @@ def test_cli_tells_of_rows_whose_days_are_still_to_come(cli, again):
         assert result.exit_code == 0
         assert "3 rows wait for their days to begin: 2162-11-20, 2162-11-23." in result.stdout
         assert json.loads(cli(command, "--json").stdout)["rows_to_come"] == {"2162-11-20": 2, "2162-11-23": 1}
+    plan = cli("plan").stdout
+    assert "2, 2162-11-20 to 2162-11-23: 0 new, 0 changed, 0 as made, 2 to come" in plan.partition("in all: ")[0]
+    total = json.loads(cli("plan", "--json").stdout)["in_all"]
+    assert (total["new"], total["to_come"]) == ([], ["2162-11-20", "2162-11-23"])
+    assert not set(total["to_come"]) & set(total["decisions"])
 
 
 def test_cli_waits_for_a_file_that_landed_a_moment_ago(again, cli, monkeypatch):
