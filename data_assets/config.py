@@ -1031,8 +1031,8 @@ class PipelineConfig(BaseSettings):
     )
     timezone: str = Field(
         default="UTC",
-        description="Time zone that decides a row's day; a time without a zone is in it. Times are kept as its clocks show "
-        "them, so a duration over a change of the clocks is an hour off; in UTC none is.",
+        description="Time zone that decides a row's day; a time without a zone is in it. Times are kept as its clocks "
+        "show them, so a duration over a change of the clocks is an hour off; in UTC none is.",
         json_schema_extra=_allowed("a name from the IANA time zone database, e.g. UTC, Europe/Berlin"),
     )
     source: SourceConfig = Field(default=SourceConfig(), description="What lies in the raw folder.")
