@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -702,6 +703,26 @@ def test_parquet_user_ids_of_other_types(tmp_path, ids, expected):
     assert got["user_id"].to_list() == expected
     assert got["reasons"].to_list() == [[], ["unreadable_user_id"], ["missing_user_id"]]
     assert got["session_start"].to_list() == [dt.datetime(2024, 1, 1, 10)] * 3
+
+
+def test_parquet_types_that_are_made_of_others(tmp_path):
+    """UUIDs are 16 bytes to the engine, and JSON is a type of its own."""
+    user = "00112233-4455-6677-8899-aabbccddeeff"
+    notes = pa.array(['{"a": 1}', None], pa.json_(pa.string()))
+    table = pa.table({
+        "user_id": pa.array([bytes.fromhex(user.replace("-", "")), None], pa.uuid()),
+        "session_start": pa.array([dt.datetime(2024, 3, 1)] * 2),
+        "event_type": ["a", "b"], "metadata": notes, "more": pa.StructArray.from_arrays([notes], names=["notes"]),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "a.parquet")
+    got = classified(tmp_path, (tmp_path / "a.parquet").read_bytes(), "a.parquet", types={"user_id": "string"})
+    assert got["user_id"].to_list() == [user, None]
+    assert got["metadata"].to_list() == ['{"a": 1}', None]
+    records = [json.loads(text) for text in got["record"]]
+    assert [(r["user_id"], r["metadata"], r["more"]) for r in records] == [
+        (user, '{"a": 1}', {"notes": '{"a": 1}'}),
+        (None, None, {"notes": None}),
+    ]
 
 
 def test_a_parquet_row_of_nulls_is_empty(tmp_path):

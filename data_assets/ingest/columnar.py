@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _BATCH = 16_384
 _PIECE_BYTES, _COLUMN_BYTES = 14 << 20, 200 << 10  # of a row group, read at a time; to take up a column has its cost
 _MAGIC = b"PAR1"
-_NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum)
+_NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum, pl.BaseExtension)
+_UUID_GROUPS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
     r"^(?:[0-7].|(?:c[2-9a-f]|d.|e0[ab].|e[1-9a-cef][89ab].|ed[89].|f0[9ab].[89ab].|f[1-3](?:[89ab].){2}|f48.[89ab].)"
@@ -54,7 +55,11 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
         raise unreadable(relative, path, problem) from problem
     columns = column_names(schema.names(), config.source.column_naming)
     given = zip(schema.items(), columns, strict=True)
-    renamed = scan.select(_plain(pl.col(theirs), dtype).alias(ours) for (theirs, dtype), ours in given)
+    uuids = _uuids(footer)
+    renamed = scan.select(
+        (_uuid(pl.col(theirs)) if theirs in uuids else _plain(pl.col(theirs), dtype)).alias(ours)
+        for (theirs, dtype), ours in given
+    )
     source = dict(renamed.collect_schema())
     paths = {name: column for name in wanted_columns(config) if (column := _reach(name, source, config)) is not None}
     frame = renamed.with_row_index(LINE, offset=1).with_columns(
@@ -152,11 +157,25 @@ def _is_parquet(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
+def _uuids(footer: pq.FileMetaData) -> set[str]:
+    """The columns of UUIDs, which are 16 bytes to the engine; not those within others."""
+    leaves = (footer.schema.column(number) for number in range(footer.num_columns))
+    return {leaf.path for leaf in leaves if leaf.logical_type.type == "UUID" and leaf.path == leaf.name}
+
+
+def _uuid(column: pl.Expr) -> pl.Expr:
+    digits = column.bin.encode("hex")
+    return pl.concat_str([digits.str.slice(at, n) for at, n in _UUID_GROUPS], separator="-")
+
+
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal.
 
     A map becomes a list of its entries, as JSON has no keys but texts. Text that a writer kept as a dictionary is text.
+    A type that a writer made of another, such as arrow.json, is that other one.
     """
+    if isinstance(dtype, pl.BaseExtension):
+        column, dtype = column.ext.storage(), cast("pl.DataType", dtype.ext_storage())
     if isinstance(dtype, pl.Categorical | pl.Enum) or not any(_has(dtype, odd) for odd in _NO_TEXT):
         return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
     if isinstance(dtype, pl.Map):
@@ -196,4 +215,4 @@ def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> b
         return _has(cast("pl.DataType", dtype.inner), wanted)
     if isinstance(dtype, pl.Map) and wanted is not pl.Map:
         return any(_has(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
-    return dtype == wanted
+    return dtype == wanted or isinstance(dtype, wanted)
