@@ -224,7 +224,9 @@ class CsvConfig(_Section):
         json_schema_extra=_allowed("auto or the name of a text encoding that Python knows, e.g. utf-8, cp1252"),
     )
     header: bool = Field(default=True, description="Whether the first line holds the column names.")
-    decimal_comma: bool = Field(default=False, description="Whether numbers are written 1,5 instead of 1.5.")
+    decimal_comma: bool = Field(
+        default=False, description="Whether numbers are written 1,5 instead of 1.5; not in JSON."
+    )
     thousands: str | None = Field(
         default=None,
         description="Character between groups of three digits; with decimal_comma the dot is one anyway.",

@@ -26,7 +26,7 @@ from data_assets.config import COLUMNS, EPOCHS, read_settings
 from data_assets.engine import chosen
 from data_assets.errors import ConfigurationError, SourceFileError, visible
 from data_assets.ingest import values
-from data_assets.ingest.mapping import find, wanted_columns
+from data_assets.ingest.mapping import find, numbers_in, wanted_columns
 from data_assets.ingest.records import MALFORMED, collected, rename
 from data_assets.storage import write_atomically
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from data_assets.config import PipelineConfig, SchemaDriftConfig
+    from data_assets.config import CsvConfig, PipelineConfig, SchemaDriftConfig
     from data_assets.ingest.records import Records
 
 Family = Literal["empty", "boolean", "integer", "number", "time", "text", "nested"]
@@ -168,7 +168,8 @@ def observe(records: Records, relative: str, config: PipelineConfig) -> Schema:
         return Schema(tuple(Column(c, ("empty",), 1.0) for c in records.columns), headed=headed)
     sample = _sample(records, relative, {c: family is None for c, family in native.items()}, config)
     rows = sample.height
-    read = _read_as(sample.select(c for c, family in native.items() if family is None), config)
+    texts = sample.select(c for c, family in native.items() if family is None)
+    read = _read_as(texts, numbers_in(records, config), config.source.timestamp_formats)
     epochs = any(f in EPOCHS for f in config.source.timestamp_formats)
     times = _mapped(records, config, ("session_start", "session_end")) if epochs else frozenset()
     columns = []
@@ -218,7 +219,7 @@ def _mapped(records: Records, config: PipelineConfig, ours: Iterable[str]) -> fr
     return frozenset(name for name in found if name is not None)
 
 
-def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
+def _read_as(texts: pl.DataFrame, written: CsvConfig, formats: Sequence[str]) -> dict[str, Family]:
     """The family of each column of text: the first that nearly all values look like, else the one that most do.
 
     A column with many bad cells keeps its family: cells are the quarantine's matter, drift is about columns.
@@ -227,14 +228,16 @@ def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
     found: dict[str, Family] = {c: "empty" for c, count in there.items() if count == 0}
     # Numbers as they are mostly written: much cheaper than all that is tried below.
     plain: tuple[tuple[Family, pl.DataType], ...] = (("integer", pl.Int64()), ("number", pl.Float64()))
-    for family, dtype in plain if not config.source.csv.decimal_comma else plain[:1]:
+    for family, dtype in plain if not written.decimal_comma else plain[:1]:
         for name in [c for c in texts.columns if c not in found]:
             read = texts[name].cast(dtype, strict=False)
             if texts.height - read.null_count() >= NEARLY_ALL * there[name]:
                 found[name] = family
     rest = [c for c in texts.columns if c not in found]
-    formats = [f for f in config.source.timestamp_formats if f not in EPOCHS]
-    counted = texts.select_seq(_looks_like(pl.col(c), config).alias(c) for c in rest).row(0, named=True) if rest else {}
+    formats = [f for f in formats if f not in EPOCHS]
+    counted = (
+        texts.select_seq(_looks_like(pl.col(c), written).alias(c) for c in rest).row(0, named=True) if rest else {}
+    )
     for column, counts in counted.items():
         if formats:
             counts["time"] = max(counts["time"], _times(texts, column, formats))
@@ -244,9 +247,9 @@ def _read_as(texts: pl.DataFrame, config: PipelineConfig) -> dict[str, Family]:
     return found
 
 
-def _looks_like(text: pl.Expr, config: PipelineConfig) -> pl.Expr:
+def _looks_like(text: pl.Expr, written: CsvConfig) -> pl.Expr:
     """How many of the texts look like each family, as a struct; in the order in which they are preferred."""
-    plain, written = pl.String(), config.source.csv
+    plain = pl.String()
     return pl.struct(
         text.str.strip_chars().str.to_lowercase().is_in(["true", "false"]).sum().alias("boolean"),
         values.whole_number(text, plain).count().alias("integer"),

@@ -705,6 +705,32 @@ def test_parquet_user_ids_of_other_types(tmp_path, ids, expected):
     assert got["session_start"].to_list() == [dt.datetime(2024, 1, 1, 10)] * 3
 
 
+@pytest.mark.parametrize(
+    ("sql", "numbers", "dtype", "value"),
+    [
+        ("n * n", 100, pl.Int8(), 10_000), ("n + 1", 127, pl.Int8(), 128), ("-n", 200, pl.UInt8(), -200),
+        ("n * n", 300, pl.Int16(), 90_000), ("n * 1000", 2_147_483_647, pl.Int32(), 2_147_483_647_000),
+        ("n - 9", 5, pl.UInt32(), -4), ("n - 30", 10, pl.UInt64(), -20), ("n / 4", 10, pl.UInt64(), 2.5),
+        ("n", 2**64 - 1, pl.UInt64(), 2.0**64), ("CAST(n AS DOUBLE) / 4", 10, pl.Int64(), 2.5),
+    ],
+)  # fmt: skip
+def test_sql_over_native_integers_does_not_wrap_around(tmp_path, sql, numbers, dtype, value):
+    frame = pl.DataFrame({"user_id": [1], "session_start": ["2024-03-01"], "event_type": ["a"]}).with_columns(
+        pl.Series("n", [numbers], dtype=dtype)
+    )
+    got = classified(tmp_path, parquet(tmp_path, frame), "a.parquet", columns={"value": {"sql": sql}})
+    assert (got["value"].to_list(), got["reasons"].to_list()) == ([value], [[]])
+
+
+def test_a_comma_in_csv_numbers_changes_none_in_json(tmp_path):
+    line = '{"user_id": 1, "session_start": "2024-03-01", "event_type": "a", "value": %s}\n'
+    content = "".join(line % number for number in ("1.234", "1.5", "12", '"1,5"'))
+    for text, name in ((content, "a.jsonl"), ("[" + ",".join(content.splitlines()) + "]", "a.json")):
+        got = classified(tmp_path, text, name, csv={"decimal_comma": True})
+        assert got["value"].to_list() == [1.234, 1.5, 12.0, None]
+        assert got["reasons"].to_list() == [[], [], [], ["unreadable_value"]]
+
+
 def test_parquet_types_that_are_made_of_others(tmp_path):
     """UUIDs are 16 bytes to the engine, and JSON is a type of its own."""
     user = "00112233-4455-6677-8899-aabbccddeeff"

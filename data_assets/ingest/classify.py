@@ -16,7 +16,7 @@ from data_assets.config import COLUMNS
 from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
 from data_assets.engine import chosen, scan_named
 from data_assets.ingest import values
-from data_assets.ingest.mapping import Source, blank_to_null, bound, sources
+from data_assets.ingest.mapping import Source, blank_to_null, bound, numbers_in, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
 from data_assets.storage import LOOKED_AT, parquet_options, row_group, rows_of, text_length
 
@@ -427,7 +427,7 @@ class _Rules:
 
 def _rules(records: Records, relative: str, home_day: dt.date, config: PipelineConfig) -> _Rules:
     found = sources(records, relative, config)
-    written, whole = config.source.csv, config.source.types.user_id == "int64"
+    written, whole = numbers_in(records, config), config.source.types.user_id == "int64"
     texts = _TEXTS if whole else (*_TEXTS, "user_id")
     given = {
         n: _given(s, config, is_text=n in texts, must=n in _required(config)).alias(_GIVEN + n)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.exceptions import PanicException
 
-from data_assets.config import ConstantValue, PathPattern, SqlExpression
+from data_assets.config import ConstantValue, CsvConfig, PathPattern, SqlExpression
 from data_assets.errors import ConfigurationError, MissingColumnsError, nearest, visible
 from data_assets.ingest.records import HELPERS, Records, rename
 
@@ -123,6 +123,11 @@ def bound(frame: pl.LazyFrame, found: Iterable[Source]) -> pl.LazyFrame:
     return frame.with_columns(column.alias(name) for name, column in names.items()) if names else frame
 
 
+def numbers_in(records: Records, config: PipelineConfig) -> CsvConfig:
+    """How numbers are written in the file's texts: in JSON 1.234 is a little over one, whatever CSV files have."""
+    return CsvConfig() if records.format.startswith("json") else config.source.csv
+
+
 def blank_to_null(column: pl.Expr, nulls: Sequence[str]) -> pl.Expr:
     """Text without the texts that mean "no value", also when spaces stand around them.
 
@@ -184,8 +189,10 @@ def _from_sql(
         uses.append(found)
         plain = pl.col(found)
         names[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
+        if schema[found].is_integer():
+            names[root] = plain.cast(_wide(schema[found]))
     sample = pl.DataFrame(
-        {r: [None, None] for r in names}, schema={r: schema[u] for r, u in zip(names, uses, strict=True)}
+        {r: [None, None] for r in names}, schema={r: _wide(schema[u]) for r, u in zip(names, uses, strict=True)}
     )
     try:
         probe = sample.select(expression)
@@ -196,6 +203,13 @@ def _from_sql(
     failed = [pl.sql_expr(arg).is_not_null() & pl.sql_expr(cast).is_null() for arg, cast in _casts(sql)]
     unreadable = pl.any_horizontal(failed) if failed else None
     return Source(expression, probe.dtypes[0], tuple(uses), tuple(names.items()), unreadable)
+
+
+def _wide(dtype: pl.DataType) -> pl.DataType:
+    """The type that SQL sees: the engine computes within that of a column, where 100 * 100 of 8 bits wraps around."""
+    if dtype in (pl.UInt64, pl.UInt128):
+        return pl.Int128()
+    return pl.Int64() if dtype.is_integer() and dtype != pl.Int128 else dtype
 
 
 def _refused(name: str, sql: str, why: str, columns: Sequence[str]) -> ConfigurationError:
