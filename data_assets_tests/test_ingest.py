@@ -399,6 +399,16 @@ def test_times_as_native_numbers(number, dtype, form, microsecond):
     assert read.to_list() == [dt.datetime(2024, 3, 1, 10, 0, 0, microsecond), None]
 
 
+@pytest.mark.parametrize(
+    ("formats", "hour"), [(["%Y%m%d"], (2024, 1, 31)), (["%Y%m%d", "epoch_s"], (2024, 1, 31)),
+                          (["epoch_s", "%Y%m%d"], (1970, 8, 23, 6, 15, 31))],
+)  # fmt: skip
+def test_native_numbers_are_read_by_the_formats_in_order(formats, hour):
+    frame = pl.LazyFrame({"when": pl.Series([20_240_131, None], dtype=pl.Int32())})
+    read = values.time(frame, "when", pl.Int32(), formats, "UTC").collect()["when"]
+    assert read.to_list() == [dt.datetime(*hour), None]
+
+
 def test_times_in_the_configured_zone(tmp_path):
     for text, hour in (("2024-07-01T10:00:00Z", 12), ("2024-07-01 10:00", 10), ("2024-07-01T10:00:00-02:00", 14)):
         assert one(tmp_path, "session_end", text, timezone="Europe/Berlin")[0] == dt.datetime(2024, 7, 1, hour)

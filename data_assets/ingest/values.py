@@ -85,8 +85,14 @@ def time(
         return frame.with_columns(native_time(column, dtype, zone).alias(name))
     if dtype.is_numeric():
         wide = column.cast(_widest(dtype), strict=False)  # a product of 32 bits would wrap around
-        epochs = [_epoch(wide, EPOCHS[f], zone) for f in formats if f in EPOCHS]
-        return frame.with_columns((pl.coalesce(epochs) if epochs else pl.lit(None, pl.Datetime("us"))).alias(name))
+        digits = wide.cast(pl.String)
+        read = [
+            _epoch(wide, EPOCHS[f], zone) if f in EPOCHS else _formatted(digits, f, zone)
+            for f in formats
+            if f in EPOCHS or dtype.is_integer()
+        ]
+        value = _bounded(pl.coalesce(read)) if read else pl.lit(None, pl.Datetime("us"))
+        return frame.with_columns(value.alias(name))
     if dtype != pl.String:
         return frame.with_columns(pl.lit(None, pl.Datetime("us")).alias(name))
     first, rest, parts, wall = (f"{name}__{step}" for step in ("first", "rest", "parts", "wall"))
