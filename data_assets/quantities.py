@@ -78,34 +78,34 @@ def frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame:
 
     So many rows at a time: over all of them at once the engine sometimes holds most rows on their way.
     """
-    return deque(_growing(column, rows), maxlen=1).pop()
+    return deque(_growing(column, rows, PIECE_ROWS), maxlen=1).pop()
 
 
 def few_frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame | None:
     """The same, given up where more than MOST_DISTINCT values are different, or will be by the look of the first."""
     most = MOST_DISTINCT if rows <= 2 * MOST_DISTINCT else MOST_DISTINCT // 2
     found = None
-    for found in _growing(column, rows):
+    for found in _growing(column, rows, FIRST_ROWS):
         if found.height > most:
             return None
         most = MOST_DISTINCT
     return found
 
 
-def _growing(column: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+def _growing(column: pl.LazyFrame, rows: int, first_rows: int) -> Iterator[pl.DataFrame]:
     """The frequencies in a first piece, in two, and so on."""
-    found = tally(column.head(FIRST_ROWS))
+    found = tally(column.head(first_rows))
     yield found
-    for first in range(FIRST_ROWS, rows, PIECE_ROWS):
+    for first in range(first_rows, rows, PIECE_ROWS):
         both = pl.concat([found, tally(column.slice(first, PIECE_ROWS))])
         found = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
         yield found
 
 
 def tally(column: pl.LazyFrame) -> pl.DataFrame:
-    """The same over all rows at once."""
-    value = pl.first().alias(NUMBER)
-    return _collected(column.select(value).group_by(NUMBER).agg(pl.len().cast(pl.Int64).alias(TIMES)))
+    """The same over all rows at once: sorted, in a fraction of the time that a hash table of many values takes."""
+    runs = _collected(column).to_series().sort(multithreaded=False).rle().struct
+    return pl.DataFrame({NUMBER: runs.field("value"), TIMES: runs.field("len").cast(pl.Int64)})
 
 
 def one_by_one(column: pl.LazyFrame) -> pl.LazyFrame:
