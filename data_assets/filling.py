@@ -33,9 +33,9 @@ _CROWDED = 2  # a part of so many times the rows of others is looked at for user
 
 
 class Part(NamedTuple):
-    """Some events, how long each lasted, and whether all events of their users are among them."""
+    """Some events, held, how long each lasted, and whether all events of their users are among them."""
 
-    rows: pl.DataFrame
+    rows: pl.LazyFrame
     is_whole: bool = True
 
 
@@ -110,7 +110,7 @@ class _Ways(NamedTuple):
 
     user: pl.Expr
     start: pl.Expr
-    fill: Callable[[pl.DataFrame], pl.DataFrame]
+    fill: Callable[[pl.DataFrame], pl.LazyFrame]
     lowest: int | None = None
 
     def filled(self, rows: pl.DataFrame) -> Part:
@@ -144,7 +144,7 @@ def _of_one(events: pl.LazyFrame, user: pl.Expr, rows: int, scratch: Path, start
     with parts_on_disk(events, rows, from_last, scratch) as parts:
         for part in parts:
             some = part.with_columns(place.alias(_KEY)).drop(START, strict=False).collect(engine=chosen())
-            yield Part(_filled(some, span, later).drop(_KEY).with_columns(user), is_whole=False)
+            yield Part(_filled(some, span, later).drop(_KEY).lazy().with_columns(user), is_whole=False)
             ended = some.filter(pl.col(DURATION).is_not_null())
             if not ended.is_empty():
                 earliest = ended.filter(pl.col(_KEY) == pl.col(_KEY).min())
@@ -162,45 +162,51 @@ def _pieces(part: pl.DataFrame, rest: pl.Expr) -> Iterator[pl.DataFrame]:
         yield part.filter(pl.col(_PIECE) == piece).drop(_PIECE)
 
 
-def _by_keys(rows: pl.DataFrame, keys: Keys) -> pl.DataFrame:
-    return _filled(rows, keys.span).with_columns((keys.number + keys.user).alias(USER)).drop(_KEY)
+def _by_keys(rows: pl.DataFrame, keys: Keys) -> pl.LazyFrame:
+    return _filled(rows, keys.span).lazy().with_columns((keys.number + keys.user).alias(USER)).drop(_KEY)
 
 
-def _by_own_keys(rows: pl.DataFrame) -> pl.DataFrame:
+def _by_own_keys(rows: pl.DataFrame) -> pl.LazyFrame:
     """The same with keys of the users who miss an end; other users' rows have null."""
     users = rows.filter(pl.col(DURATION).is_null()).select(USER).unique().with_row_index("number")
     if users.is_empty():
-        return rows.drop(START)
+        return rows.drop(START).lazy()
     first, last = rows.select_seq(pl.col(START).min().alias("first"), pl.col(START).max().alias("last")).row(0)
     span = last - first + 1
     kind = pl.Int64 if users.height * span <= INT64_MAX else pl.Int128
     numbers = rows.select(USER).join(users, on=USER, how="left", maintain_order="left")["number"]
     start = pl.col(START).cast(kind) - pl.lit(first, kind)
     key = (pl.lit(numbers).cast(kind) * pl.lit(span, kind) + start).alias(_KEY)
-    return _filled(rows.with_columns(key).drop(START), span).drop(_KEY)
+    return _filled(rows.with_columns(key).drop(START), span).drop(_KEY).lazy()
 
 
 def _filled(rows: pl.DataFrame, span: int, later: pl.DataFrame | None = None) -> pl.DataFrame:
-    """The rows with missing durations filled; all rows of a user must be there. Rows that had one come first.
+    """The rows with missing durations filled; all rows of a user must be there.
 
     The first key of a row with an end, from that of a missing one on, tells where its end stands. ``later``: the first
     key and duration with an end among rows of the same user that are not here.
     """
-    is_open = pl.col(DURATION).is_null()
-    open_ = rows.filter(is_open)
-    if open_.is_empty():
+    is_open, keys = rows[DURATION].is_null(), rows[_KEY]
+    places = is_open.arg_true()
+    if places.is_empty():
         return rows
-    closed = rows.filter(~is_open)
-    ended = closed.select(_KEY, DURATION) if later is None else pl.concat([closed.select(_KEY, DURATION), later])
-    in_order = ended[_KEY].drop_nulls().sort(multithreaded=False)  # in several threads: the same time, twice the CPU
-    asked = open_[_KEY].unique().sort(multithreaded=False)
-    next_ = in_order.gather(in_order.search_sorted(asked), null_on_oob=True)
+    ended = keys.filter(~is_open) if later is None else pl.concat([keys.filter(~is_open), later[_KEY]])
+    ended = ended.drop_nulls().sort(multithreaded=False)  # in several threads: the same time, twice the CPU
+    open_ = keys.gather(places)
+    asked = open_.unique().sort(multithreaded=False)
+    next_ = ended.gather(ended.search_sorted(asked), null_on_oob=True)
+    del ended  # what is freed here is what is needed below
     of_users = pl.lit(span, asked.dtype)
     found = pl.DataFrame({_KEY: asked, _NEXT: next_}).filter(pl.col(_KEY) // of_users == pl.col(_NEXT) // of_users)
+    timed = rows.select(_KEY, DURATION) if later is None else pl.concat([rows.select(_KEY, DURATION), later])
     lasted = (
-        ended.join(found.select(pl.col(_NEXT).alias(_KEY)).unique(), on=_KEY).group_by(_KEY).agg(pl.col(DURATION).min())
+        timed.lazy()
+        .join(found.lazy().select(pl.col(_NEXT).alias(_KEY)), on=_KEY, how="semi")
+        .group_by(_KEY)
+        .agg(pl.col(DURATION).min())
+        .collect(engine=chosen())
     )
     until = (pl.col(_NEXT) - pl.col(_KEY) + pl.col(DURATION)).cast(pl.Int64)
     answers = found.join(lasted, left_on=_NEXT, right_on=_KEY).select(_KEY, until.alias(DURATION))
-    answered = open_.drop(DURATION).join(answers, on=_KEY, how="left")
-    return pl.concat([closed, answered.select(closed.columns)])
+    filled = open_.to_frame().join(answers, on=_KEY, how="left", maintain_order="left")[DURATION]
+    return rows.with_columns(rows[DURATION].scatter(places, filled))

@@ -156,7 +156,7 @@ class DayFigures:
         """
         told: dict[str, tuple[Any, ...]] = {}
         if self._file is not None:
-            told |= whole_numbers(self._file, (USER, START, END))
+            told |= whole_numbers(self._file, [name for name in LABELS if name != TYPE])
         figures = {
             f"{name} {figure}": expression
             for name in LABELS
@@ -170,12 +170,12 @@ class DayFigures:
             )
             if figure != "unique" or chosen() == "in-memory"  # of few rows: a query of its own costs more
         }
-        steps = range(0, max(1, self.rows), self._step)
+        steps = range(0, max(1, self.rows), self._step) if figures else ()
         found = [self.events.slice(n, self._step).select_seq(**figures).collect(engine=chosen()) for n in steps]
         if len(found) > 1:
             sums, lows, highs = pl.col("^.* (count|nulls)$").sum(), pl.col("^.* min$").min(), pl.col("^.* max$").max()
             found = [pl.concat(found).select_seq(sums, lows, highs)]
-        bounds = found[0].row(0, named=True)
+        bounds = found[0].row(0, named=True) if found else {}
         kinds, often = self.types.get_columns()  # counted anew each time where they are many
         count = int(often.filter(kinds.is_not_null()).sum())
         told[TYPE] = (count, self.rows - count, kinds.min(), kinds.max())
@@ -259,7 +259,7 @@ class DayFigures:
             return self._left_by_sessions[2]
         if label == TYPE:
             return self.types[TYPE].count()
-        known = self.bounds.get(f"{label} unique")
+        known = self.bounds.get(f"{label} unique") if self.bounds[f"{label} count"] else 0
         if known is not None:
             return int(known)
         column = self.events.select(label)
@@ -309,12 +309,13 @@ class DayFigures:
         with ExitStack() as stack:
             lengths, shared, magnitude = _Durations(self._many, stack), [], self.values.magnitude
             for part in filling.durations(columns, self.rows, self._parts, keys):
+                added_up = _added_up(part.rows, magnitude, is_whole=part.is_whole)
                 if part.is_whole:
-                    users.add(_sessions(_added_up(part.rows, magnitude), precision, magnitude))
+                    users.add(_sessions(added_up, precision, magnitude))
                 else:
-                    shared.append(_added_up(part.rows, magnitude, is_whole=False).collect(engine=chosen()))
+                    shared.append(added_up.collect(engine=chosen()))
                 lengths.add(part.rows.select("duration_us"))
-                del part  # before the next is read
+                del part, added_up  # before the next is read
             if shared:
                 users.add(_sessions(_put_together(shared), precision, magnitude))
             self._of_sessions = lengths.numbers(), lengths.spread(), users.count
@@ -388,9 +389,9 @@ class _Durations:
         self._held = pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})
         self._written: list[Path] = []
 
-    def add(self, durations: pl.DataFrame) -> None:
+    def add(self, durations: pl.LazyFrame) -> None:
         """Those of some events, as the only column."""
-        both = pl.concat([self._held, quantities.tally(durations.lazy())])
+        both = pl.concat([self._held, quantities.tally(durations)])
         self._held = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
         if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
             return
@@ -455,32 +456,29 @@ def session_metrics(
     return _table("session_metrics", events).conform(made)
 
 
-def _added_up(timed: pl.DataFrame, magnitude: float, *, is_whole: bool = True) -> pl.LazyFrame:
+def _added_up(timed: pl.LazyFrame, magnitude: float, *, is_whole: bool) -> pl.LazyFrame:
     """What the events of some users come to, a row each; not ``is_whole``: there are more of them elsewhere.
 
     ``huge`` lists the values that ``fixed`` leaves out, where there may be some.
     """
     duration = pl.col("duration_us")
-    longest, shortest = timed.select_seq(duration.max().alias("max"), duration.min().alias("min")).row(0)
-    is_long = not is_whole or max(abs(longest or 0), abs(shortest or 0)) * timed.height > INT64_MAX
-    is_large = not is_whole or (magnitude + 1) * FIXED * timed.height >= INT64_MAX // 2
-    per_user = (
-        timed.lazy()
-        .group_by(USER)
-        .agg(
-            pl.len().cast(pl.Int64).alias("total_sessions"),
-            duration.count().alias("timed"),
-            duration.cast(pl.Int128 if is_long else pl.Int64).sum().alias("duration_sum"),
-            duration.max().alias("longest"),
-            pl.when(duration > 0).then(duration).min().alias("shortest"),  # a filter in a group costs three times that
-            (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
-            fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
-            pl.col(VALUE).count().alias("valued"),
-        )
+    extent = timed.select_seq(duration.max().alias("max"), duration.min().alias("min"), pl.len())
+    longest, shortest, rows = extent.collect(engine=chosen()).row(0)
+    is_long = not is_whole or max(abs(longest or 0), abs(shortest or 0)) * rows > INT64_MAX
+    is_large = not is_whole or (magnitude + 1) * FIXED * rows >= INT64_MAX // 2
+    per_user = timed.group_by(USER).agg(
+        pl.len().cast(pl.Int64).alias("total_sessions"),
+        duration.count().alias("timed"),
+        duration.cast(pl.Int128 if is_long else pl.Int64).sum().alias("duration_sum"),
+        duration.max().alias("longest"),
+        pl.when(duration > 0).then(duration).min().alias("shortest"),  # a filter in a group costs three times that
+        (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
+        fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
+        pl.col(VALUE).count().alias("valued"),
     )
     if magnitude < FIXED_LIMIT:
         return per_user
-    huge = timed.lazy().filter(pl.col(VALUE).abs() >= FIXED_LIMIT).group_by(USER).agg(huge=VALUE)
+    huge = timed.filter(pl.col(VALUE).abs() >= FIXED_LIMIT).group_by(USER).agg(huge=VALUE)
     return per_user.join(huge, on=USER, how="left")
 
 

@@ -900,15 +900,17 @@ def extremes(path: Path, names: Sequence[str]) -> dict[str, pl.Series] | None:
 
 
 def whole_numbers(path: Path, names: Sequence[str]) -> dict[str, tuple[int, int, int | None, int | None]]:
-    """Of columns of whole numbers or times: how many there are, nulls, the lowest, the highest; by the footer.
+    """Of columns of whole numbers, times or nulls: how many there are, nulls, the lowest, the highest; by the footer.
 
-    Times are told in their unit since 1970. A column of another type, or of which the footer tells less, is left out.
+    Times are told in their unit since 1970. Any other column, or of which the footer tells less, is left out.
     """
     columns = {}
     for name, (column, found) in _statistics(path).items():
         is_number = column.physical_type == "INT64" and column.logical_type.type in {"NONE", "INT", "TIMESTAMP"}
-        is_told = all(s is not None and s.has_null_count and (s.has_min_max or not s.num_values) for s in found)
-        if name in names and is_number and is_told:
+        is_told = all(
+            s is not None and s.has_null_count and (not s.num_values or (is_number and s.has_min_max)) for s in found
+        )
+        if name in names and is_told:
             ends = [(s.min_raw, s.max_raw) for s in found if s.num_values]
             columns[name] = (
                 sum(s.num_values for s in found),

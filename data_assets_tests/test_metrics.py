@@ -97,9 +97,9 @@ def durations(events):
     held = events.collect()
     starts = held["session_start"].to_physical()
     keys = filling.Keys.of((held["user_id"].min(), held["user_id"].max()), (starts.min(), starts.max()))
-    found = pl.concat(part.rows for part in filling.durations(events, held.height))
+    found = pl.concat(part.rows for part in filling.durations(events, held.height)).collect()
     if keys is not None:
-        by_keys = pl.concat(part.rows for part in filling.durations(events, held.height, keys=keys))
+        by_keys = pl.concat(part.rows for part in filling.durations(events, held.height, keys=keys)).collect()
         assert_frame_equal(by_keys.select(found.columns), found, check_row_order=False, check_exact=True)
     return found
 
@@ -446,7 +446,7 @@ def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, 
     users = pl.DataFrame({"user_id": range(20_000)})
     crowded = users.filter(pl.col("user_id").hash() % 10 == 3).head(900)["user_id"].to_list()
     raw = frame(*(event(user=user) for user in [*crowded, *range(-100, 0)]))
-    parts = [part.rows for part in filling.durations(raw, 1_000, tmp_path)]
+    parts = [part.rows.collect() for part in filling.durations(raw, 1_000, tmp_path)]
     assert sorted(user for part in parts for user in part["user_id"]) == sorted([*crowded, *range(-100, 0)])
     assert max(part.height for part in parts) < 400
 

@@ -793,21 +793,24 @@ def test_a_footer_tells_of_whole_numbers_and_times(tmp_path: Path) -> None:
             "t": [5, 1, 2, 9, 9, 8],
             "x": 1.5,
             "nulls": pl.Series([None] * 6, dtype=pl.Int64),
+            "blank": pl.Series([None] * 6, dtype=pl.String),
+            "text": [None] * 5 + ["a"],
         }
     ).with_columns(pl.col("t").cast(pl.Datetime("us")) + pl.duration(days=3_652_059 * 3))  # beyond the year 9999
     path = tmp_path / "rows.parquet"
     rows.write_parquet(path, row_group_size=2)
     t = rows["t"].to_physical()
-    assert storage.whole_numbers(path, ["n", "t", "x", "nulls"]) == {
+    assert storage.whole_numbers(path, rows.columns) == {
         "n": (3, 3, lowest, 7),
         "t": (6, 0, t.min(), t.max()),
         "nulls": (0, 6, None, None),
+        "blank": (0, 6, None, None),
     }
     assert storage.whole_numbers(path, ["t"]).keys() == {"t"}
     rows.clear().write_parquet(path)
     assert storage.whole_numbers(path, ["n", "t"]) == {"n": (0, 0, None, None), "t": (0, 0, None, None)}
     rows.write_parquet(path, statistics=False)
-    assert storage.whole_numbers(path, ["n", "t", "x", "nulls"]) == {}
+    assert storage.whole_numbers(path, rows.columns) == {}
 
 
 def test_a_table_with_long_texts_is_the_same_file_whichever_way_its_day_is_worked_on(tmp_path, monkeypatch):
