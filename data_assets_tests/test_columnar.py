@@ -167,6 +167,48 @@ def test_a_date_beyond_all_years_costs_its_row_alone(tmp_path):
     assert frame["reasons"].to_list() == [[], ["unreadable_session_start"], ["unreadable_session_start"]]
 
 
+@pytest.mark.parametrize("far", [2**63 - 1, -(2**63) + 1])
+@pytest.mark.parametrize("ours", ["metadata", "user_id", "extra"])
+def test_so_does_one_within_a_struct_or_a_list(tmp_path, far, ours):
+    noon, day = 1_704_189_600_000_000, 2**31 - 1
+    times = pa.array([noon, far], pa.int64()).cast(pa.timestamp("us"))
+    days = pa.array([day, 0], pa.int32()).cast(pa.date32())
+    lists = [pa.ListArray.from_arrays([0, 1, 2], times), pa.FixedSizeListArray.from_arrays(days, 1)]
+    deep = pa.StructArray.from_arrays([pa.array([1, 2]), times, *lists], names=["n", "until", "list", "days"])
+    table = pa.table({"user_id": ["1", "2"], "event_type": ["a", None], "deep": deep})
+    if ours != "extra":
+        table = table.rename_columns(["who", "event_type", "deep"])
+    frame = classified(tmp_path, table, required=["event_type"], columns={} if ours == "extra" else {ours: "deep"})
+    first = {"n": 1, "until": "2024-01-02 10:00:00.000000", "list": ["2024-01-02 10:00:00.000000"], "days": [str(day)]}
+    second = {"n": 2, "until": str(far), "list": [str(far)], "days": ["1970-01-01"]}
+    shown = frame["deep" if ours == "extra" else ours].to_list()
+    assert [json.loads(text) for text in shown] == [first, second]
+    assert [json.loads(text)["deep"] for text in frame["record"]] == [first, second]
+    assert frame["reasons"].to_list() == [[], ["missing_event_type"]]
+
+
+@pytest.mark.parametrize(
+    ("sql", "texts"),
+    [
+        ("CAST(until AS VARCHAR)", ["2024-01-02 10:00:00.000000", "+201970-01-01 00:00:00.000000", None]),
+        ("CONCAT(day, 'x')", ["2024-01-02x", "+201970-01-01x", "x"]),
+        ("CAST(deep.until AS VARCHAR)", ["2024-01-02 10:00:00.000000", "+201970-01-01 00:00:00.000000", None]),
+        ("CASE WHEN until > day THEN 'after' ELSE 'not' END", ["after", "not", "not"]),
+        ("CASE WHEN until > '2100-01-01'::date THEN 'open' ELSE 'closed' END", ["closed", "open", "closed"]),
+        ("CAST(EXTRACT(YEAR FROM until) AS VARCHAR)", ["2024", "201970", None]),
+    ],
+)
+def test_sql_over_a_time_beyond_all_years(tmp_path, sql, texts):
+    """To compare it is what such times are for, so it stays the last of all."""
+    times = pa.array([1_704_189_600_000_000, 2**63 - 1, None], pa.int64()).cast(pa.timestamp("us"))
+    days = pa.array([19_724, 2**31 - 1, None], pa.int32()).cast(pa.date32())
+    deep = pa.StructArray.from_arrays([times], names=["until"])
+    table = pa.table({"user_id": ["1", "2", "3"], "until": times, "day": days, "deep": deep})
+    frame = classified(tmp_path, table, columns={"metadata": {"sql": sql}, "session_end": {"sql": "until"}})
+    assert frame["metadata"].to_list() == texts
+    assert frame["reasons"].to_list() == [[], ["unreadable_session_end"], []]
+
+
 def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):
     numbers = [2**53 + 1, 2**53, 2**63 - 1, 2**63, -7]
     frame = classified(

@@ -176,7 +176,7 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """
     if isinstance(dtype, pl.BaseExtension):
         column, dtype = column.ext.storage(), cast("pl.DataType", dtype.ext_storage())
-    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(_has(dtype, odd) for odd in _NO_TEXT):
+    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(values.holds(dtype, odd) for odd in _NO_TEXT):
         return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
     if isinstance(dtype, pl.Map):
         entry = pl.Struct({"key": dtype.key, "value": dtype.value})
@@ -199,20 +199,9 @@ def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
     """A column in a form that JSON can hold."""
     column = pl.col(name)
     if dtype.is_nested():
-        return column
+        return values.times_in(column, dtype, values.text).alias(name)
     if dtype.is_numeric() and not dtype.is_decimal() and dtype not in (pl.Int128, pl.UInt128):
         return column
     if isinstance(dtype, pl.Datetime | pl.Date):
         return values.text(column, dtype)
     return column if dtype in (pl.String, pl.Boolean) else column.cast(pl.String)
-
-
-def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
-    """Whether the type is ``wanted`` or holds it at any depth."""
-    if isinstance(dtype, pl.Struct):
-        return any(_has(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
-    if isinstance(dtype, pl.List | pl.Array):
-        return _has(cast("pl.DataType", dtype.inner), wanted)
-    if isinstance(dtype, pl.Map) and wanted is not pl.Map:
-        return any(_has(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
-    return dtype == wanted or isinstance(dtype, wanted)

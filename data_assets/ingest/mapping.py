@@ -15,6 +15,7 @@ from polars.exceptions import PanicException
 
 from data_assets.config import ConstantValue, CsvConfig, PathPattern, SqlExpression
 from data_assets.errors import ConfigurationError, MissingColumnsError, nearest, visible
+from data_assets.ingest import values
 from data_assets.ingest.records import HELPERS, Records, rename
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _from_sql(
             missing = f"the file has no column {visible(root)}" + (f" (nearest: {near})" if near else "")
             raise _refused(name, sql, missing, records.columns)
         uses.append(found)
-        plain = pl.col(found)
+        plain = values.times_in(pl.col(found), schema[found], values.convertible)
         names[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
         if schema[found].is_integer():
             names[root] = plain.cast(_wide(schema[found]))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from data_assets.config import EPOCHS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _FIRST = dt.datetime(1, 1, 1)  # noqa: DTZ001 - wall time
 _LAST = dt.datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001 - wall time
 _EPOCH_FIRST, _EPOCH_LAST = -62_135_596_800, 253_402_300_799
+_FAR_SECONDS = 200_000 * 31_556_952  # the engine's calendar ends soon after, and to convert what is beyond it gives up
 _INT64_FIRST, _INT64_LAST = -(2**63), 2**63 - 1
 _DAY_SECONDS, _SECOND = 86_400, 1_000_000
 _UNITS = {"ms": 1_000, "us": 1_000_000}  # in nanoseconds 64 bits hold the years 1677 to 2262 alone
@@ -137,6 +138,39 @@ def within_years(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
     if factor is None:
         return column
     return pl.when(number.is_between(first * factor, (last + 1) * factor - 1)).then(column)
+
+
+def convertible(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
+    """Times and dates as they are, but no further away than the engine can convert them, in years that nobody means."""
+    units = _UNITS.get(dtype.time_unit) if isinstance(dtype, pl.Datetime) else 1 / _DAY_SECONDS
+    if units is None:
+        return column
+    return column.to_physical().clip(round(-_FAR_SECONDS * units), round(_FAR_SECONDS * units)).cast(dtype)
+
+
+def times_in(column: pl.Expr, dtype: pl.DataType, change: Callable[[pl.Expr, Any], pl.Expr]) -> pl.Expr:
+    """A column with the times and dates changed that it holds at any depth."""
+    if isinstance(dtype, pl.Datetime | pl.Date):
+        return change(column, dtype)
+    if not (holds(dtype, pl.Datetime) or holds(dtype, pl.Date)):
+        return column
+    if isinstance(dtype, pl.Struct):
+        parts = ((f.name, cast("pl.DataType", f.dtype)) for f in dtype.fields)
+        fields = [times_in(column.struct.field(name), part, change).alias(name) for name, part in parts]
+        return pl.when(column.is_not_null()).then(pl.struct(fields))
+    element = times_in(pl.element(), cast("pl.DataType", cast("pl.List", dtype).inner), change)
+    return column.arr.eval(element) if isinstance(dtype, pl.Array) else column.list.eval(element)
+
+
+def holds(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
+    """Whether the type is ``wanted`` or holds it at any depth."""
+    if isinstance(dtype, pl.Struct):
+        return any(holds(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
+    if isinstance(dtype, pl.List | pl.Array):
+        return holds(cast("pl.DataType", dtype.inner), wanted)
+    if isinstance(dtype, pl.Map) and wanted is not pl.Map:
+        return any(holds(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
+    return dtype == wanted or isinstance(dtype, wanted)
 
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
@@ -274,8 +308,8 @@ def text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime | pl.Date):
         return pl.coalesce(within_years(column, dtype).cast(pl.String), column.to_physical().cast(pl.String))
     if isinstance(dtype, pl.Struct):
-        return pl.when(column.is_not_null()).then(column.struct.json_encode())
+        return pl.when(column.is_not_null()).then(times_in(column, dtype, text).struct.json_encode())
     if dtype.is_nested():
-        encoded = pl.struct(column.alias("x")).struct.json_encode()
+        encoded = pl.struct(times_in(column, dtype, text).alias("x")).struct.json_encode()
         return pl.when(column.is_not_null()).then(encoded.str.slice(len('{"x":')).str.strip_suffix("}"))
     return column.cast(pl.String, strict=False)
