@@ -24,7 +24,7 @@ from data_assets.config import COLUMNS, EPOCHS, PipelineConfig, load_config
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import values
 from data_assets.ingest.delimited import guess_delimiter
-from data_assets.ingest.records import MALFORMED
+from data_assets.ingest.records import MALFORMED, collected
 from data_assets.planning import FilePlan, files_below, open_text, plan_files, take_sample
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _look(path: Path) -> tuple[bool, list[Profile], str | None]:
             )
         good = records.frame.filter(~pl.col(MALFORMED) & ~records.empty).select(records.columns)
         every = max(1, records.physical_rows // ROWS)
-        frame = good.gather_every(every).head(ROWS).collect(engine="streaming")
+        [frame] = collected([good.gather_every(every).head(ROWS)], path.name)
         delimiter = None
         if records.format.startswith("csv"):
             with open_text(sample.path, records) as text:

@@ -27,13 +27,14 @@ import pyarrow.parquet as pq
 
 from data_assets import drift, ingest, memory
 from data_assets.config import ConstantValue, PathPattern, SqlExpression
-from data_assets.engine import FEW_ROWS, chosen, for_rows, scan_named
+from data_assets.engine import FEW_ROWS, for_rows, scan_named
 from data_assets.errors import SourceFileError, nearest
 from data_assets.ingest import columnar
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
 from data_assets.ingest.delimited import guess_delimiter
 from data_assets.ingest.mapping import sources
 from data_assets.ingest.opening import cannot_open
+from data_assets.ingest.records import collected
 from data_assets.landing import fingerprints, home_day_in_name, list_files, mapping_mark, read_ledger, seen_files
 from data_assets.storage import DayLog, Lake
 
@@ -515,14 +516,14 @@ def _judged(
     home = home_day_in_name(relative)
     rows = ingest.all_at_sight(records, relative, config)
     if home is None and records.physical_rows:
-        days = ingest.count_days(records, relative, config) if rows is None else rows.collect(engine=chosen())
+        days = ingest.count_days(records, relative, config) if rows is None else collected([rows], relative)[0]
         first = days["day"].drop_nulls().min()
         home = first if isinstance(first, dt.date) else None
     home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
     if rows is not None:
         return home, rows.select("day", "user_id", reasons=pl.lit([], pl.List(pl.String())))
     judged = ingest.classify(records, relative, home, config).select("day", "user_id", "reasons")
-    return home, judged.collect(engine=chosen()).lazy() if records.physical_rows <= FEW_ROWS else judged
+    return home, collected([judged], relative)[0].lazy() if records.physical_rows <= FEW_ROWS else judged
 
 
 def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home: dt.date) -> FilePlan:
@@ -532,7 +533,7 @@ def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home
     user_days, length = 0, None
     if plan.sampled_rows:
         valid = judged.filter(pl.col("reasons").list.len() == 0)
-        counted, users = pl.collect_all(
+        counted, users = collected(
             [
                 judged.group_by("day", "reasons").agg(pl.len().cast(pl.Int64).alias("n")),
                 valid.select(
@@ -541,7 +542,7 @@ def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home
                     length=pl.col("user_id").cast(pl.String).str.len_bytes().mean(),
                 ),
             ],
-            engine=chosen(),
+            plan.path,
         )
         user_days, valid_rows, length = users.row(0)
         user_days = _of_all(user_days, valid_rows, scale)

@@ -225,6 +225,18 @@ def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):
     assert frame["reasons"][0].to_list() == ["unreadable_user_id"]
 
 
+@pytest.mark.parametrize(("sql", "why"), [("n * n", "overflow in decimal"), ("n / (n - n)", "division by zero")])
+@pytest.mark.parametrize("ours", ["session_start", "value", "metadata"])
+def test_sql_that_cannot_be_computed_is_no_damage(tmp_path, sql, why, ours):
+    table = pa.table({"user_id": ["1"], "n": pa.array([decimal.Decimal(10) ** 27], pa.decimal128(38, 10))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    plan = config(columns={ours: {"sql": f"CAST({sql} AS VARCHAR)"}})
+    records = ingest.open_records(tmp_path / "a.parquet", "a.parquet", plan, tmp_path)
+    with pytest.raises(SourceFileError, match=rf'a.parquet: SQL under source.columns .*{why}.*col\("n"\)') as refusal:
+        ingest.split_file(records, "a.parquet", HOME, None, plan, tmp_path / "out")
+    assert "CAST(x AS DOUBLE)" in refusal.value.hint
+
+
 def test_text_kept_as_a_dictionary_is_read_as_text(tmp_path):
     texts = {
         "user_id": ["1", "2", "x"],

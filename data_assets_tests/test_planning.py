@@ -7,6 +7,7 @@ guessed configurations, which must load and read the file they were guessed from
 
 from __future__ import annotations
 
+import decimal
 import gzip
 import json
 import os
@@ -295,6 +296,18 @@ def test_a_file_that_is_gone_when_it_is_looked_at_is_refused(tmp_path):
     gone, there = planning.plan_files(config, [(tmp_path / name, name) for name in ("gone.csv", "a.csv")])
     assert gone.error.startswith("gone.csv cannot be opened: No such file or directory.")
     assert (gone.is_refused, there.is_refused, there.rows) == (True, False, 1)
+
+
+@pytest.mark.parametrize("rows", [2, 20_000])
+def test_a_file_whose_values_the_sql_cannot_be_computed_over_is_refused(tmp_path, rows):
+    """As a run refuses it, also where the file is too long to be held."""
+    numbers = pl.DataFrame({"n": [decimal.Decimal(10) ** 27] * rows}, schema={"n": pl.Decimal(38, 10)})
+    frame = numbers.with_columns(user_id=1, session_start=pl.lit("2024-01-01"), event_type=pl.lit("a"))
+    frame.write_parquet(tmp_path / "a.parquet")
+    config = PipelineConfig(data_dir=tmp_path / "data", source={"columns": {"value": {"sql": "n * n"}}})
+    plan = only(config, tmp_path / "a.parquet", "a.parquet")
+    assert plan.is_refused
+    assert plan.error.startswith("a.parquet: SQL under source.columns cannot be computed over its values: overflow")
 
 
 def test_init_leaves_the_first_day_open_where_no_start_is_known(tmp_path, monkeypatch):

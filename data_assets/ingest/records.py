@@ -28,6 +28,7 @@ RECORD = "__record"
 MALFORMED = "__malformed"
 EMPTY = "__empty"
 HELPERS = (LINE, RECORD, MALFORMED, EMPTY)
+_IN_EXPRESSION = "This error occurred in the following expression:"  # what the engine says, but not of what it reads
 CHUNK_RECORDS = 50_000
 CHUNK_CHARACTERS = 32 << 20
 
@@ -66,12 +67,21 @@ def collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
     """What is asked of a file's records, in one pass.
 
     Raises:
-        SourceFileError: the file turns out to be damaged.
+        SourceFileError: the file turns out to be damaged, or SQL cannot be computed over its values.
     """
     try:
         return pl.collect_all(frames, engine=chosen())
     except (pl.exceptions.PolarsError, PanicException) as problem:
         why = visible(str(problem).partition("\n")[0])
+        _, computed, expression = str(problem).partition(_IN_EXPRESSION)
+        if computed:  # nothing of ours gives up a file: it is the SQL of the mapping
+            shown = visible(expression.strip().partition("\n")[0])
+            raise SourceFileError(
+                f"{visible(relative)}: SQL under source.columns cannot be computed over its values: {why}, in {shown}.",
+                "Correct the SQL: decimals have 38 digits at most, so compute with CAST(x AS DOUBLE); and divide by "
+                "NULLIF(x, 0).",
+                path=relative,
+            ) from problem
         raise SourceFileError(
             f"{visible(relative)} cannot be read to its end: {why}.",
             "The file is damaged, or changed while it was read. Ask the sender for it again, or remove it.",
