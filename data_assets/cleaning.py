@@ -22,7 +22,9 @@ from polars.exceptions import PanicException, PolarsError
 
 from data_assets import metrics, quantities
 from data_assets.config import ConstantNumber
+from data_assets.engine import scan_named
 from data_assets.errors import ConfigurationError, nearest, visible
+from data_assets.ingest import columnar
 from data_assets.metrics import START, TYPE, USER, VALUE
 
 if TYPE_CHECKING:
@@ -309,7 +311,7 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if path.suffix.lower() == ".csv":
             return pl.read_csv(path, infer_schema=False, glob=False)
-        return pl.read_parquet(path, glob=False, hive_partitioning=False)
+        return columnar.with_known_zones(scan_named(path)).collect(engine="streaming")
     except (OSError, PolarsError, PanicException) as problem:
         why = visible(str(problem).partition("\n")[0])
         raise ConfigurationError(

@@ -1,9 +1,9 @@
 """How the engine is set before it reads a file, and which of its two ways of working is asked for.
 
-Here: Polars' switches that bound its memory; none of them is documented, so each was measured on the pinned version
-(docs/decisions/0008) and an operator's own setting wins. How files are scanned, and how a long scan is bounded. And
-whether queries stream, which they do unless the day at hand has few rows. Not here: what is read (``ingest/``), how a
-long day is worked on (``memory.py``).
+Here: Polars' switches, which bound its memory, but for the last; none of them is documented, so each was measured on
+the pinned version (docs/decisions/0008) and an operator's own setting wins. How files are scanned, and how a long scan
+is bounded. And whether queries stream, which they do unless the day at hand has few rows. Not here: what is read
+(``ingest/``), how a long day is worked on (``memory.py``).
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ SWITCHES = {
     # then throws most out again and again: users of 10 million rows took 0.5 or 1.0 CPU-s, by chance.
     "POLARS_HOT_TABLE_SIZE": "1024",
     "POLARS_MAX_HOT_TABLE_SIZE": "1024",
+    # Parquet's times of a zone like +05:30, which else stop the process' thread; columnar.py has them in UTC.
+    "POLARS_IGNORE_TIMEZONE_PARSE_ERROR": "1",
 }
 
 
-def bound_memory() -> None:
-    """Set the switches that are not set; they are looked at when a file is opened, so this comes before it."""
+def set_switches() -> None:
+    """Set those that are not set; they are looked at when a file is opened, so this comes before it."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
 
@@ -49,6 +51,7 @@ def scan_named(paths: Path | list[Path]) -> pl.LazyFrame:
     """Parquet files by their names as they are: no character of a name is a pattern, no folder a column."""
     import polars as pl
 
+    set_switches()
     return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
 
 

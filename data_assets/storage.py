@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 
 from data_assets import runs
 from data_assets.contracts import PIPELINE_RUNS, Table, tables
-from data_assets.engine import bound_memory, chosen
+from data_assets.engine import chosen, set_switches
 from data_assets.errors import ContractError, StorageBusyError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Lake:
     """Parquet partitions below ``root``: ``<table>/date=YYYY-MM-DD/data.parquet``, or ``<table>/data.parquet``."""
 
     def __init__(self, root: Path, lock_timeout: float = 600.0) -> None:
-        bound_memory()
+        set_switches()
         self.root = root
         self.lock_timeout = lock_timeout
 

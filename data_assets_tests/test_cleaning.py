@@ -15,6 +15,8 @@ from fractions import Fraction
 
 import duckdb
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dagster import AssetKey, AssetRecordsFilter
 from hypothesis import example, given, settings
@@ -340,6 +342,13 @@ def test_a_lookup_from_csv_is_text_and_from_parquet_has_its_types(tmp_path):
     section = {"key": "user_id", "file_key": "id", "columns": ["since"]}
     found = lookup_of(tmp_path, typed, "l.parquet", **section)
     assert found.rows() == [("7", dt.date(2024, 1, 1))]
+
+
+def test_times_of_an_offset_in_a_lookup_are_in_utc(tmp_path):
+    since = pa.array([0], pa.int64()).cast(pa.timestamp("us", "+05:30"))
+    pq.write_table(pa.table({"event_type": ["view"], "since": since}), tmp_path / "l.parquet")
+    found = lookup_of(tmp_path, None, "l.parquet")
+    assert found.schema["lookup_since"] == pl.Datetime("us", "UTC")
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ TYPES = {
 
 
 BYTES = st.sampled_from([0, *range(0x7E, 0xC4), *range(0xDE, 0x100)])
-NOT_POLARS = ("decimal256", "offset")
+NOT_POLARS = ("decimal256",)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -207,6 +207,28 @@ def test_sql_over_a_time_beyond_all_years(tmp_path, sql, texts):
     frame = classified(tmp_path, table, columns={"metadata": {"sql": sql}, "session_end": {"sql": "until"}})
     assert frame["metadata"].to_list() == texts
     assert frame["reasons"].to_list() == [[], ["unreadable_session_end"], []]
+
+
+@pytest.mark.parametrize("zone", ["+05:30", "-02:15", "Z", "Mars/Olympus"])
+def test_a_zone_that_the_engine_does_not_know(tmp_path, capfd, zone):
+    """PyArrow writes offsets so; the times are those of UTC in any case."""
+    noon, far = dt.datetime(2024, 1, 2, 12, tzinfo=dt.UTC), 2**63 - 1
+    starts = pa.array([noon, noon + dt.timedelta(hours=12), None]).cast(pa.timestamp("us", zone))
+    ends = pa.array([0, far, None], pa.int64()).cast(pa.timestamp("ms", zone))
+    lists = [pa.ListArray.from_arrays([0, 1, 2, 3], starts), pa.FixedSizeListArray.from_arrays(ends, 1)]
+    deep = pa.StructArray.from_arrays([starts, *lists], names=["at", "list", "ends"])
+    maps = pa.MapArray.from_arrays([0, 1, 2, 3], ["a", "b", "c"], starts)
+    table = pa.table({"session_start": starts, "session_end": ends, "deep": deep, "maps": maps, "user_id": starts})
+    frame = classified(tmp_path, table, required=["session_start"], columns={"event_type": "deep.at"})
+    assert frame["session_start"].to_list() == [dt.datetime(2024, 1, 2, 12), dt.datetime(2024, 1, 3), None]
+    assert frame["session_end"].to_list() == [dt.datetime(1970, 1, 1), None, None]
+    assert frame["reasons"].to_list() == [[], ["unreadable_session_end"], ["missing_session_start"]]
+    first = "2024-01-02 12:00:00.000000+00:00"
+    assert (frame["user_id"][0], frame["event_type"][0]) == (first, first)
+    shown = {"at": first, "list": [first], "ends": ["1970-01-01 00:00:00.000+00:00"]}
+    assert json.loads(frame["deep"][0]) == json.loads(frame["record"][0])["deep"] == shown
+    assert json.loads(frame["maps"][0]) == [{"key": "a", "value": first}]
+    assert "panicked" not in capfd.readouterr().err
 
 
 def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):

@@ -113,7 +113,7 @@ def test_this_machine_has_some():
 
 
 @pytest.mark.parametrize("switch", [*SWITCHES, "POLARS_NO_SUCH_SWITCH"])
-def test_the_engine_knows_the_switches_that_bound_its_memory(switch):
+def test_the_engine_knows_the_switches(switch):
     """None is documented, so a version that calls one otherwise would say nothing."""
     with (
         Path(polars._plr.__file__).open("rb") as program,

@@ -641,8 +641,8 @@ def test_same_bytes_on_any_number_of_threads(tmp_path):
 
 WARM = """
 from data_assets import duplicates, metrics
-from data_assets.engine import bound_memory
-bound_memory()
+from data_assets.engine import set_switches
+set_switches()
 import polars as pl
 events = pl.scan_parquet(path)
 figures = metrics.DayFigures(events.head(100), "streaming", path.parent / "scratch")

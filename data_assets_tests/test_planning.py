@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -308,6 +310,16 @@ def test_a_file_whose_values_the_sql_cannot_be_computed_over_is_refused(tmp_path
     plan = only(config, tmp_path / "a.parquet", "a.parquet")
     assert plan.is_refused
     assert plan.error.startswith("a.parquet: SQL under source.columns cannot be computed over its values: overflow")
+
+
+def test_times_of_an_offset_in_a_long_file_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.delenv("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", raising=False)
+    rows = planning.WHOLE_ROWS + 1
+    starts = pa.array([1_704_189_600] * rows, pa.int64()).cast(pa.timestamp("s")).cast(pa.timestamp("us", "+05:30"))
+    table = pa.table({"user_id": range(rows), "session_start": starts, "event_type": ["a"] * rows})
+    pq.write_table(table, tmp_path / "a.parquet")
+    proposal = guessing.propose([tmp_path / "a.parquet"], tmp_path)
+    assert [(plan.error, dict(plan.events)) for plan in proposal.plans] == [(None, {"2024-01-02": rows})]
 
 
 def test_init_leaves_the_first_day_open_where_no_start_is_known(tmp_path, monkeypatch):

@@ -60,6 +60,7 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
         (_uuid(pl.col(theirs)) if theirs in uuids else _plain(pl.col(theirs), dtype)).alias(ours)
         for (theirs, dtype), ours in given
     )
+    renamed = with_known_zones(renamed)
     source = dict(renamed.collect_schema())
     paths = {name: column for name in wanted_columns(config) if (column := _reach(name, source, config)) is not None}
     frame = renamed.with_row_index(LINE, offset=1).with_columns(
@@ -176,7 +177,7 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """
     if isinstance(dtype, pl.BaseExtension):
         column, dtype = column.ext.storage(), cast("pl.DataType", dtype.ext_storage())
-    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(values.holds(dtype, odd) for odd in _NO_TEXT):
+    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(_has(dtype, odd) for odd in _NO_TEXT):
         return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
     if isinstance(dtype, pl.Map):
         entry = pl.Struct({"key": dtype.key, "value": dtype.value})
@@ -195,6 +196,24 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(is_text).then(text).otherwise(pl.lit("\\x") + digits)
 
 
+def with_known_zones(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """The frame with times of zones that the engine does not know, as +05:30 that PyArrow writes, in UTC."""
+    given = {name: (pl.col(name), dtype) for name, dtype in frame.collect_schema().items()}
+    known = {name: values.times_in(column, dtype, _in_known_zone) for name, (column, dtype) in given.items()}
+    return frame.with_columns(column.alias(name) for name, column in known.items() if column is not given[name][0])
+
+
+def _in_known_zone(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
+    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+    if zone is None:
+        return column
+    try:
+        pl.Series(dtype=pl.Datetime("us")).dt.replace_time_zone(zone)
+    except pl.exceptions.ComputeError:
+        return column.dt.convert_time_zone("UTC")
+    return column
+
+
 def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
     """A column in a form that JSON can hold."""
     column = pl.col(name)
@@ -205,3 +224,14 @@ def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime | pl.Date):
         return values.text(column, dtype)
     return column if dtype in (pl.String, pl.Boolean) else column.cast(pl.String)
+
+
+def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
+    """Whether the type is ``wanted`` or holds it at any depth."""
+    if isinstance(dtype, pl.Struct):
+        return any(_has(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
+    if isinstance(dtype, pl.List | pl.Array):
+        return _has(cast("pl.DataType", dtype.inner), wanted)
+    if isinstance(dtype, pl.Map) and wanted is not pl.Map:
+        return any(_has(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
+    return dtype == wanted or isinstance(dtype, wanted)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_assets.engine import bound_memory, for_rows
+from data_assets.engine import for_rows, set_switches
 from data_assets.errors import SourceFileError, visible
 from data_assets.ingest import columnar, delimited, jsontext
 from data_assets.ingest.compressed import CODECS, codec_of, decompress
@@ -75,7 +75,7 @@ def open_records(
         SourceFileError: the file cannot be read at all.
         MissingColumnsError: it lacks columns that the mapping requires.
     """
-    bound_memory()
+    set_switches()
     name = detect_format(Path(relative))
     kind, _, packed = name.partition(".")
     try:

@@ -149,28 +149,21 @@ def convertible(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
 
 
 def times_in(column: pl.Expr, dtype: pl.DataType, change: Callable[[pl.Expr, Any], pl.Expr]) -> pl.Expr:
-    """A column with the times and dates changed that it holds at any depth."""
+    """A column with the times and dates changed that it holds at any depth; itself, where none is."""
     if isinstance(dtype, pl.Datetime | pl.Date):
         return change(column, dtype)
-    if not (holds(dtype, pl.Datetime) or holds(dtype, pl.Date)):
-        return column
     if isinstance(dtype, pl.Struct):
-        parts = ((f.name, cast("pl.DataType", f.dtype)) for f in dtype.fields)
-        fields = [times_in(column.struct.field(name), part, change).alias(name) for name, part in parts]
-        return pl.when(column.is_not_null()).then(pl.struct(fields))
-    element = times_in(pl.element(), cast("pl.DataType", cast("pl.List", dtype).inner), change)
-    return column.arr.eval(element) if isinstance(dtype, pl.Array) else column.list.eval(element)
-
-
-def holds(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
-    """Whether the type is ``wanted`` or holds it at any depth."""
-    if isinstance(dtype, pl.Struct):
-        return any(holds(cast("pl.DataType", field.dtype), wanted) for field in dtype.fields)
+        given = {f.name: (column.struct.field(f.name), cast("pl.DataType", f.dtype)) for f in dtype.fields}
+        changed = {name: times_in(field, part, change) for name, (field, part) in given.items()}
+        if all(changed[name] is field for name, (field, _) in given.items()):
+            return column
+        return pl.when(column.is_not_null()).then(pl.struct(field.alias(name) for name, field in changed.items()))
     if isinstance(dtype, pl.List | pl.Array):
-        return holds(cast("pl.DataType", dtype.inner), wanted)
-    if isinstance(dtype, pl.Map) and wanted is not pl.Map:
-        return any(holds(cast("pl.DataType", part), wanted) for part in (dtype.key, dtype.value))
-    return dtype == wanted or isinstance(dtype, wanted)
+        element = pl.element()
+        within = times_in(element, cast("pl.DataType", dtype.inner), change)
+        if within is not element:
+            return column.arr.eval(within) if isinstance(dtype, pl.Array) else column.list.eval(within)
+    return column
 
 
 def quick_time(text: pl.Expr, formats: Sequence[str], zone: str, form: str) -> pl.Expr:
