@@ -231,6 +231,28 @@ def test_a_zone_that_the_engine_does_not_know(tmp_path, capfd, zone):
     assert "panicked" not in capfd.readouterr().err
 
 
+FLOATS = {
+    12.0: "12", -0.0: "0", -7.0: "-7", 2.0**53: "9007199254740992", 1.5: "1.5", 2.0**60: "1.152921504606847e+18",
+    float("nan"): None, float("inf"): None, float("-inf"): None,
+}  # fmt: skip
+
+
+def test_floats_as_texts(tmp_path):
+    """As pandas writes whole numbers of which one is missing: neither 12.0 nor NaN is anybody's name."""
+    floats = pl.Series([*FLOATS, None], dtype=pl.Float64)
+    frame = pl.DataFrame({"user_id": floats, "event_type": floats, "metadata": floats, "more": floats, "n": 1})
+    got = classified(tmp_path, frame, required=["user_id", "event_type"])
+    texts = [*FLOATS.values(), None]
+    assert [got[n].to_list() for n in ("user_id", "event_type", "metadata", "more")] == [texts] * 4
+    missing = ["missing_user_id", "missing_event_type"]
+    assert got["reasons"].to_list() == [missing if text is None else [] for text in texts]
+    small = classified(tmp_path, frame.select(pl.col("user_id").cast(pl.Float32)))
+    assert small["user_id"].head(3).to_list() == texts[:3]
+    whole = classified(tmp_path, frame.select("user_id"), types={"user_id": "int64"})
+    assert whole["user_id"].to_list() == [12, 0, -7, 2**53, *[None] * 6]
+    assert whole["reasons"].to_list() == [[]] * 4 + [["unreadable_user_id"]] * 5 + [["empty_row"]]
+
+
 def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):
     numbers = [2**53 + 1, 2**53, 2**63 - 1, 2**63, -7]
     frame = classified(

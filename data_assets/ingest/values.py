@@ -295,11 +295,17 @@ def number(
 
 
 def text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Anything as text; nested values as JSON, a time outside of the years 1 to 9999 as the number that is stored."""
+    """Anything as text; nested values as JSON, a time outside of the years 1 to 9999 as the number that is stored.
+
+    Floats that are whole and exact read as whole numbers do; what is not finite is no value.
+    """
     if dtype == pl.String:
         return column
     if isinstance(dtype, pl.Datetime | pl.Date):
         return pl.coalesce(within_years(column, dtype).cast(pl.String), column.to_physical().cast(pl.String))
+    if dtype.is_float():  # in which pandas keeps whole numbers, as soon as one is missing
+        finite = pl.when(column.is_finite()).then(column)
+        return pl.coalesce(whole_number(finite, dtype).cast(pl.String), finite.cast(pl.String))
     if isinstance(dtype, pl.Struct):
         return pl.when(column.is_not_null()).then(times_in(column, dtype, text).struct.json_encode())
     if dtype.is_nested():
