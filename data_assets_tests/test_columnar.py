@@ -231,6 +231,16 @@ def test_a_zone_that_the_engine_does_not_know(tmp_path, capfd, zone):
     assert "panicked" not in capfd.readouterr().err
 
 
+def test_times_of_day_keep_their_fractions(tmp_path):
+    moments = pa.array([37_230_000_000_000, 37_230_000_005_000, None], pa.time64("ns"))
+    deep = pa.StructArray.from_arrays([moments], names=["at"])
+    frame = classified(tmp_path, pa.table({"event_type": moments, "more": moments, "deep": deep, "x": ["a"] * 3}))
+    texts = ["10:20:30", "10:20:30.000005", None]
+    assert frame["event_type"].to_list() == frame["more"].to_list() == texts
+    assert [json.loads(record)["more"] for record in frame["record"]] == texts
+    assert json.loads(frame["deep"][1]) == json.loads(frame["record"][1])["deep"] == {"at": "10:20:30.000005"}
+
+
 FLOATS = {
     12.0: "12", -0.0: "0", -7.0: "-7", 2.0**53: "9007199254740992", 1.5: "1.5", 2.0**60: "1.152921504606847e+18",
     float("nan"): None, float("inf"): None, float("-inf"): None,

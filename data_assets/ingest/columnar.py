@@ -221,9 +221,7 @@ def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
         return values.times_in(column, dtype, values.text).alias(name)
     if dtype.is_numeric() and not dtype.is_decimal() and dtype not in (pl.Int128, pl.UInt128):
         return column
-    if isinstance(dtype, pl.Datetime | pl.Date):
-        return values.text(column, dtype)
-    return column if dtype in (pl.String, pl.Boolean) else column.cast(pl.String)
+    return column if dtype == pl.Boolean else values.text(column, dtype)
 
 
 def _has(dtype: pl.DataType | type[pl.DataType], wanted: type[pl.DataType]) -> bool:
