@@ -139,8 +139,8 @@ def _reach(path: str, source: Mapping[str, pl.DataType], config: PipelineConfig)
 def unreadable(relative: str, path: Path, problem: BaseException) -> SourceFileError:
     """The refusal of a Parquet file that the engine cannot read."""
     hint = (
-        "The file is cut short or damaged, or has a column of a type that is not read here (times of a zone like "
-        "+05:30, intervals, decimals of over 38 digits). Ask the sender for it again, or remove it."
+        "The file is cut short or damaged, or has a column of a type that is not read here (intervals, "
+        "decimals of over 38 digits). Ask the sender for it again, or remove it."
     )
     if path.exists() and not _is_parquet(path):
         hint = (
