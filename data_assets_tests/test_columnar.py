@@ -241,6 +241,13 @@ def test_times_of_day_keep_their_fractions(tmp_path):
     assert json.loads(frame["deep"][1]) == json.loads(frame["record"][1])["deep"] == {"at": "10:20:30.000005"}
 
 
+def test_a_duration_that_sql_makes_is_text(tmp_path):
+    moments = pa.array([dt.datetime(2024, 1, 1, 10), dt.datetime(2024, 1, 2, 11, 30)])
+    table = pa.table({"a": moments, "b": pa.array([dt.datetime(2024, 1, 1)] * 2)})
+    frame = classified(tmp_path, table, columns={"metadata": {"sql": "a - b"}})
+    assert frame["metadata"].to_list() == ["PT10H", "P1DT11H30M"]
+
+
 FLOATS = {
     12.0: "12", -0.0: "0", -7.0: "-7", 2.0**53: "9007199254740992", 1.5: "1.5", 2.0**60: "1.152921504606847e+18",
     float("nan"): None, float("inf"): None, float("-inf"): None,

@@ -311,5 +311,5 @@ def text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_nested():
         encoded = pl.struct(times_in(column, dtype, text).alias("x")).struct.json_encode()
         return pl.when(column.is_not_null()).then(encoded.str.slice(len('{"x":')).str.strip_suffix("}"))
-    # Of a time of day, a cast leaves out the fraction of a second.
-    return column.dt.to_string("iso") if dtype == pl.Time else column.cast(pl.String, strict=False)
+    # A cast leaves out the fraction of a second of a time of day, and there is none of a duration, which SQL may make.
+    return column.dt.to_string("iso") if dtype in (pl.Time, pl.Duration) else column.cast(pl.String, strict=False)
