@@ -32,10 +32,6 @@ SWITCHES = {
     "POLARS_DEFAULT_DISTRIBUTOR_BUFFER_SIZE": "1",
     "POLARS_DEFAULT_LINEARIZER_BUFFER_SIZE": "1",
     "POLARS_INFLIGHT_SINK_MORSEL_LIMIT": "16",
-    # Groups that are found at once. A larger table grows for as long as rows by chance hit it, and of many groups it
-    # then throws most out again and again: users of 10 million rows took 0.5 or 1.0 CPU-s, by chance.
-    "POLARS_HOT_TABLE_SIZE": "1024",
-    "POLARS_MAX_HOT_TABLE_SIZE": "1024",
     # Parquet's times of a zone like +05:30, which else stop the process' thread; columnar.py has them in UTC.
     "POLARS_IGNORE_TIMEZONE_PARSE_ERROR": "1",
 }
