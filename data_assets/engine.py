@@ -26,7 +26,6 @@ SWITCHES = {
     "POLARS_CSV_CHUNK_SIZE": "1048576",  # bytes parsed at a time: half the memory, at the same speed
     # Parquet: how much is read ahead, and how much of it is worked on at a time; together half the memory of a rewrite.
     "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
-    "POLARS_IDEAL_MORSEL_SIZE": "16384",
     "POLARS_PARQUET_DECODE_TARGET_VALUES_PER_THREAD": "50000",
     # Where a disk is slow: how much waits between the engine's steps, and how many batches may wait to be written.
     "POLARS_DEFAULT_DISTRIBUTOR_BUFFER_SIZE": "1",
