@@ -46,7 +46,7 @@ def bare_polars(source: Path, folder: Path, done: Callable[[str], None]) -> None
         )
     typed = typed.with_columns(pl.col("source_line").cast(pl.Int64), source_file=pl.lit(source.name))
     good = pl.all_horizontal(pl.col("user_id", "session_start", "event_type", "value").is_not_null())
-    how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "row_group_size": 262_144, "lazy": True}
+    how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "row_group_size": 524_288, "lazy": True}
     copied = pl.concat_str("event_type", pl.lit("")).alias("event_type")  # else it holds the buffer it was read from
     sinks = [
         typed.filter(good).sink_parquet(folder / "raw_events.parquet", **how),

@@ -28,7 +28,7 @@ from data_assets.errors import (
     StorageBusyError,
     visible,
 )
-from data_assets.storage import REFUSED, ROW_GROUP
+from data_assets.storage import MOST_AT_ONCE, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -449,8 +449,8 @@ def _batches(rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     A slice at a time, which a scan of Parquet answers with one row group: ``collect_batches`` reads ahead of a server
     that is slower than the disk, and its memory grows with the day.
     """
-    for first in range(0, rows.select(pl.len()).collect(engine="streaming").item(), ROW_GROUP):
-        batch = rows.slice(first, ROW_GROUP).collect(engine="streaming")
+    for first in range(0, rows.select(pl.len()).collect(engine="streaming").item(), MOST_AT_ONCE):
+        batch = rows.slice(first, MOST_AT_ONCE).collect(engine="streaming")
         pieces = max(math.ceil(batch.height / BATCH_ROWS), math.ceil(batch.estimated_size() / BATCH_BYTES))
         yield from batch.iter_slices(max(1, math.ceil(batch.height / max(pieces, 1))))
 

@@ -52,8 +52,8 @@ WAREHOUSE_MEMORY = "128MB"  # else it keeps what it wrote: 40 MB more at 2.4 mil
 MOST_AT_ONCE = 262_144  # so many come out of it at once
 HEADERS, BLOCKS = (8_192, 4_096), 12_288  # of a DuckDB file: length and place of its two headers, place of its blocks
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
-ROW_GROUP, LEAST_GROUP = 262_144, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
-GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 16 columns, or of long texts, a row group has fewer rows
+ROW_GROUP, LEAST_GROUP = 524_288, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
+GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 8 columns, or of long texts, a row group has fewer rows
 LOOKED_AT = 100  # so many rows tell how long the texts are
 _HASHED_AT_ONCE = 1 << 20
 

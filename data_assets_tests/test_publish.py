@@ -146,7 +146,7 @@ def test_a_day_is_replaced_and_the_others_stay(postgres):
 
 
 def test_long_days_and_long_texts_are_sent_in_bounded_batches(monkeypatch):
-    monkeypatch.setattr(publish, "ROW_GROUP", 100)
+    monkeypatch.setattr(publish, "MOST_AT_ONCE", 100)
     monkeypatch.setattr(publish, "BATCH_ROWS", 40)
     monkeypatch.setattr(publish, "BATCH_BYTES", 1_000)
     frame = pl.DataFrame({"n": range(250), "text": ["x" * 100] * 250})
