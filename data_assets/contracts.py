@@ -238,7 +238,7 @@ LANDED_FILES = Table(
         Column("path", TEXT, "path below the raw directory, with forward slashes"),
         Column("size", INT, "bytes on disk", minimum=0),
         Column("mtime_ns", INT, "modification time, nanoseconds since 1970 UTC"),
-        Column("content_hash", TEXT, "BLAKE3 of the file's bytes, hex; empty when it cannot be opened"),
+        Column("content_hash", TEXT, "SHA-256 of the file's bytes, hex; empty when it cannot be opened"),
         Column("format", TEXT, "csv, json, jsonl or parquet, with .gz or .zst when compressed"),
         Column("encoding", TEXT, "text encoding, or binary"),
         Column("lane", TEXT, "who reads it: fast (the engine), exact (Python), mixed; null if unusable", nullable=True),

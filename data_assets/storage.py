@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import polars as pl
-from blake3 import blake3
 from filelock import FileLock, Timeout
 
 from data_assets import runs
@@ -55,7 +54,6 @@ GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, 
 ROW_GROUP, LEAST_GROUP = 524_288, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
 GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 8 columns, or of long texts, a row group has fewer rows
 LOOKED_AT = 100  # so many rows tell how long the texts are
-_HASHED_AT_ONCE = 1 << 20
 
 
 def written_as(contract: Table, frame: pl.LazyFrame) -> dict[str, Any]:
@@ -92,12 +90,9 @@ def fsync_path(path: Path) -> None:
 
 
 def content_hash(path: Path) -> str:
-    """BLAKE3 of the file's bytes, hex: a quarter of SHA-256's time where processors have instructions for that."""
-    digest, block = blake3(), memoryview(bytearray(_HASHED_AT_ONCE))
-    with path.open("rb", buffering=0) as source:
-        while length := source.readinto(block):
-            digest.update(block[:length])
-    return digest.hexdigest()
+    """SHA-256 of the file's bytes, hex: what processors have an instruction for, twice as fast as BLAKE2b there."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
