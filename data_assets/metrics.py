@@ -54,6 +54,7 @@ from data_assets.quantities import (
     Numbers,
     between,
     bin_of,
+    divided,
     double,
     exact_sum,
     fixed,
@@ -493,7 +494,7 @@ def _put_together(parts: Sequence[pl.DataFrame]) -> pl.LazyFrame:
 def _sessions(per_user: pl.LazyFrame, precision: int, magnitude: float) -> pl.DataFrame:
     """Rows of session_metrics of what ``_added_up`` tells, in no promised order."""
     value_sum = pl.col("value_sum").cast(pl.Int128).cast(pl.Float64)
-    total = value_sum / FIXED
+    total = divided(value_sum, FIXED)
     mean = value_sum / (pl.col("valued").cast(pl.Float64) * FIXED)
     if magnitude >= FIXED_LIMIT:
         held = per_user.collect(engine=chosen())
@@ -505,8 +506,8 @@ def _sessions(per_user: pl.LazyFrame, precision: int, magnitude: float) -> pl.Da
         USER,
         "total_sessions",
         rounded(pl.when(pl.col("timed") > 0).then(seconds), precision).alias("avg_duration"),
-        rounded(pl.col("longest") / SECOND_US, precision).alias("max_duration"),
-        rounded(pl.col("shortest") / SECOND_US, precision).alias("min_duration"),
+        rounded(divided(pl.col("longest"), SECOND_US), precision).alias("max_duration"),
+        rounded(divided(pl.col("shortest"), SECOND_US), precision).alias("min_duration"),
         rounded(pl.when(pl.col("valued") > 0).then(total), precision).alias("total_value"),
         rounded(pl.when(pl.col("valued") > 0).then(mean), precision).alias("mean_value"),
         "anomaly_count",
@@ -529,9 +530,9 @@ def outliers(events: pl.LazyFrame, factor: float, figures: DayFigures | None = N
     lower, upper = pl.lit(low, pl.Float64), pl.lit(high, pl.Float64)
     if of_day.std:
         median = of_day.quartiles[1]
-        score = (value - median) / of_day.std
+        score = divided(value - median, of_day.std)
         if of_day.magnitude > HALVING_LIMIT:
-            score = value / of_day.std - median / of_day.std
+            score = divided(value, of_day.std) - median / of_day.std
     else:
         score = pl.lit(None, pl.Float64)
     frame = events.filter((value < lower) | (value > upper)).with_columns_seq(
@@ -563,8 +564,8 @@ def event_distribution(events: pl.LazyFrame, figures: DayFigures | None = None) 
     chi_square = (k * squares - n * n) / n  # whole numbers until the division
     v = math.sqrt(chi_square / (n * (k - 1))) if k > 1 else None
     frame = counts.lazy().with_columns_seq(
-        rounded(pl.col("count") / n, PROPORTION_DECIMALS).alias("proportion"),
-        rounded(pl.col("count").cum_sum() / n, PROPORTION_DECIMALS).alias("cumulative"),
+        rounded(divided(pl.col("count"), n), PROPORTION_DECIMALS).alias("proportion"),
+        rounded(divided(pl.col("count").cum_sum(), n), PROPORTION_DECIMALS).alias("cumulative"),
         rounded(pl.lit(chi_square), SUMMARY_DECIMALS).alias("chi_square"),
         pl.lit(k - 1, pl.Int64).alias("degrees_of_freedom"),
         pl.lit(float(f"{chi_square_tail(chi_square, k - 1):.10g}")).alias("p_value"),

@@ -373,6 +373,14 @@ def bin_of(column: str) -> pl.Expr:
 # ---- Rounding ----------------------------------------------------------------------------------------------------
 
 
+def divided(number: pl.Expr, by: float) -> pl.Expr:
+    """Divided row by row: to divide by one number the engine multiplies several rows by its reciprocal, but not one.
+
+    So what a row comes to would depend on those beside it.
+    """
+    return number / (number.is_null().cast(pl.Float64) * 0.0 + by)
+
+
 def rounded(number: pl.Expr, decimals: int) -> pl.Expr:
     """Rounded half to even, without minus zero."""
     rounded = number.round(decimals, mode="half_to_even")

@@ -451,6 +451,14 @@ def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, 
     assert max(part.height for part in parts) < 400
 
 
+def test_the_figures_of_a_user_do_not_depend_on_who_else_is_there():
+    """Divided by a constant, several rows are multiplied by its reciprocal, which now and then rounds otherwise."""
+    users = [event(user=user, end=user * 0.005, value=user * 0.005) for user in range(1, 400)]
+    together = metrics.session_metrics(frame(*users), 2).collect()
+    alone = pl.concat([metrics.session_metrics(frame(user), 2).collect() for user in users])
+    assert_frame_equal(alone, together, check_exact=True)
+
+
 @CI
 @given(st.lists(finite, min_size=1, max_size=30), st.randoms(use_true_random=False))
 @example([1e19, -1e19, 5.0], random.Random(1))
