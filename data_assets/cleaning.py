@@ -22,7 +22,6 @@ from polars.exceptions import PanicException, PolarsError
 
 from data_assets import metrics, quantities
 from data_assets.config import ConstantNumber
-from data_assets.engine import scan_named
 from data_assets.errors import ConfigurationError, nearest, visible
 from data_assets.ingest import columnar
 from data_assets.metrics import START, TYPE, USER, VALUE
@@ -311,7 +310,7 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if path.suffix.lower() == ".csv":
             return pl.read_csv(path, infer_schema=False, glob=False)
-        return columnar.with_known_zones(scan_named(path)).collect(engine="streaming")
+        return columnar.scan_in_known_zones(path).collect(engine="streaming")
     except (OSError, PolarsError, PanicException) as problem:
         why = visible(str(problem).partition("\n")[0])
         raise ConfigurationError(

@@ -231,6 +231,19 @@ def test_a_zone_that_the_engine_does_not_know(tmp_path, capfd, zone):
     assert "panicked" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("rows", [1, 3, 20_000])
+def test_maps_and_lists_of_times_of_such_a_zone(tmp_path, capfd, rows):
+    """Whatever the engine reads at a time: of one row it makes a single value."""
+    times = pa.array([dt.datetime(2024, 1, 2, 12, tzinfo=dt.UTC)] * rows).cast(pa.timestamp("us", "+05:30"))
+    maps = pa.MapArray.from_arrays(range(rows + 1), ["a"] * rows, times)
+    lists = pa.ListArray.from_arrays(range(rows + 1), times)
+    frame = classified(tmp_path, pa.table({"session_start": times, "maps": maps, "lists": lists}))
+    assert set(frame["maps"]) == {'[{"key":"a","value":"2024-01-02 12:00:00.000000+00:00"}]'}
+    assert set(frame["lists"]) == {'["2024-01-02 12:00:00.000000+00:00"]'}
+    assert set(frame["session_start"]) == {dt.datetime(2024, 1, 2, 12)}
+    assert "panicked" not in capfd.readouterr().err
+
+
 def test_times_of_day_keep_their_fractions(tmp_path):
     moments = pa.array([37_230_000_000_000, 37_230_000_005_000, None], pa.time64("ns"))
     deep = pa.StructArray.from_arrays([moments], names=["at"])
@@ -261,13 +274,16 @@ def test_floats_as_texts(tmp_path):
     got = classified(tmp_path, frame, required=["user_id", "event_type"])
     texts = [*FLOATS.values(), None]
     assert [got[n].to_list() for n in ("user_id", "event_type", "metadata", "more")] == [texts] * 4
-    missing = ["missing_user_id", "missing_event_type"]
-    assert got["reasons"].to_list() == [missing if text is None else [] for text in texts]
+    missing, infinite = ["missing_user_id", "missing_event_type"], ["missing_event_type", "unreadable_user_id"]
+    assert got["reasons"].to_list() == [*[[]] * 6, missing, infinite, infinite, missing]
     small = classified(tmp_path, frame.select(pl.col("user_id").cast(pl.Float32)))
     assert small["user_id"].head(3).to_list() == texts[:3]
     whole = classified(tmp_path, frame.select("user_id"), types={"user_id": "int64"})
     assert whole["user_id"].to_list() == [12, 0, -7, 2**53, *[None] * 6]
-    assert whole["reasons"].to_list() == [[]] * 4 + [["unreadable_user_id"]] * 5 + [["empty_row"]]
+    assert whole["reasons"].to_list() == [
+        *[[]] * 4, ["unreadable_user_id"], ["unreadable_user_id"], ["empty_row"], *[["unreadable_user_id"]] * 2,
+        ["empty_row"],
+    ]  # fmt: skip
 
 
 def test_decimal_users_are_whole_numbers_digit_by_digit(tmp_path):

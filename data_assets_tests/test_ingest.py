@@ -699,14 +699,24 @@ def test_parquet_with_its_own_types(tmp_path):
     assert got["user_id"].to_list() == [1, None, None, 4]
     assert got["metadata"].to_list() == ['{"x":1}', '{"x":null}', None, '{"x":2}']
     assert got["reasons"].to_list() == [
-        [], ["unreadable_user_id", "unreadable_value"], ["missing_user_id", "missing_event_type", "unreadable_value"],
         [],
-    ]  # fmt: skip
+        ["unreadable_user_id"],
+        ["missing_user_id", "missing_event_type", "unreadable_value"],
+        [],
+    ]
     assert got["source_line"].to_list() == [1, 2, 3, 4]
     assert json.loads(got["record"][0])["user_id"] == 1
+    assert [json.loads(record)["value"] for record in got["record"]] == [1.5, None, "inf", None]
 
 
-@pytest.mark.parametrize(("ids", "expected"), [([1.0, 2.5, None], [1, None, None]), (["1", "x", ""], [1, None, None])])
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([1.0, 2.5, None], [1, None, None]),
+        ([1.0, 2.5, float("nan")], [1, None, None]),
+        (["1", "x", ""], [1, None, None]),
+    ],
+)
 def test_parquet_user_ids_of_other_types(tmp_path, ids, expected):
     frame = pl.DataFrame({"user_id": ids, "session_start": [1704103200] * 3, "event_type": ["a"] * 3})
     got = classified(tmp_path, parquet(tmp_path, frame), "a.parquet", timestamp_formats=["epoch_s"])

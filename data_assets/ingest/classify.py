@@ -502,8 +502,6 @@ def _given(source: Source, config: PipelineConfig, *, is_text: bool, must: bool 
     """
     if source.value is None:
         return pl.lit(None, source.dtype)
-    if is_text and source.dtype.is_float():  # NaN is how a missing value is written in a column of floats
-        return pl.when(source.value.is_finite()).then(source.value)
     if source.dtype != pl.String or not (is_text or _may_be_read(config)):
         return source.value
     return blank_to_null(source.value, _nulls(config, must=must or not is_text))

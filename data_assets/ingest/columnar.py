@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _BATCH = 16_384
 _PIECE_BYTES, _COLUMN_BYTES = 14 << 20, 200 << 10  # of a row group, read at a time; to take up a column has its cost
 _MAGIC = b"PAR1"
-_NO_TEXT = (pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum, pl.BaseExtension)
+_FLOATS = (pl.Float16, pl.Float32, pl.Float64)
+_CHANGED = (*_FLOATS, pl.Binary, pl.Duration, pl.Map, pl.Categorical, pl.Enum, pl.BaseExtension)
 _UUID_GROUPS = ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
 _MOST_PIECES = 1_000  # over more of them the engine plans for long
 _UTF8_IN_HEX = (  # the engine's cast from bytes to text gives up the file at the first byte that is not UTF-8
@@ -60,7 +61,6 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
         (_uuid(pl.col(theirs)) if theirs in uuids else _plain(pl.col(theirs), dtype)).alias(ours)
         for (theirs, dtype), ours in given
     )
-    renamed = with_known_zones(renamed)
     source = dict(renamed.collect_schema())
     paths = {name: column for name in wanted_columns(config) if (column := _reach(name, source, config)) is not None}
     frame = renamed.with_row_index(LINE, offset=1).with_columns(
@@ -69,8 +69,7 @@ def open_parquet(path: Path, relative: str, config: PipelineConfig, name: str, *
         *(column.alias(path) for path, column in paths.items()),
     )
     empty = pl.all_horizontal([pl.col(c).is_null() for c in columns]) if columns else pl.lit(value=True)
-    record = pl.struct([_shown(c, t) for c, t in source.items()]).struct.json_encode() if columns else pl.lit("{}")
-    return Records(frame, (*columns, *paths), footer.num_rows, name, "binary", "fast", "", record, empty)
+    return Records(frame, (*columns, *paths), footer.num_rows, name, "binary", "fast", "", _record(source), empty)
 
 
 def _footer(path: Path, *, verify: bool) -> pq.FileMetaData:
@@ -92,7 +91,7 @@ def _footer(path: Path, *, verify: bool) -> pq.FileMetaData:
 
 def _scan(path: Path, footer: pq.FileMetaData) -> pl.LazyFrame:
     """The file's rows; large row groups a piece at a time, since the engine takes up several whole ones at once."""
-    scan = scan_named(path)
+    scan = scan_in_known_zones(path)
     every = (footer.row_group(number) for number in range(footer.num_row_groups))
     groups = [group for group in every if group.num_rows > 0]
     sizes = [max(group.total_byte_size, group.num_rows * group.num_columns * NUMBER_BYTES) for group in groups]
@@ -170,15 +169,16 @@ def _uuid(column: pl.Expr) -> pl.Expr:
 
 
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A column without the types that cannot become text: bytes are text where they are UTF-8, else hexadecimal.
+    """A column without what cannot become text: bytes are text where they are UTF-8, else hexadecimal.
 
     A map becomes a list of its entries, as JSON has no keys but texts. Text that a writer kept as a dictionary is text.
-    A type that a writer made of another, such as arrow.json, is that other one.
+    A type that a writer made of another, such as arrow.json, is that other one. A float that is not a number is none:
+    so pandas and NumPy write that there is no value.
     """
     if isinstance(dtype, pl.BaseExtension):
         column, dtype = column.ext.storage(), cast("pl.DataType", dtype.ext_storage())
-    if isinstance(dtype, pl.Categorical | pl.Enum) or not any(_has(dtype, odd) for odd in _NO_TEXT):
-        return column.cast(pl.String) if isinstance(dtype, pl.Categorical | pl.Enum) else column
+    if not any(_has(dtype, changed) for changed in _CHANGED):
+        return column
     if isinstance(dtype, pl.Map):
         entry = pl.Struct({"key": dtype.key, "value": dtype.value})
         return _plain(column.map.entries(), pl.List(entry))
@@ -188,6 +188,14 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.List | pl.Array):
         listed = column.arr.to_list() if isinstance(dtype, pl.Array) else column
         return listed.list.eval(_plain(pl.element(), cast("pl.DataType", dtype.inner)))
+    return _plain_value(column, dtype)
+
+
+def _plain_value(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if dtype.is_float():
+        return column.fill_nan(None)
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return column.cast(pl.String)
     if dtype == pl.Duration:
         return column.dt.to_string("iso")
     digits = column.bin.encode("hex")
@@ -196,29 +204,61 @@ def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(is_text).then(text).otherwise(pl.lit("\\x") + digits)
 
 
-def with_known_zones(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """The frame with times of zones that the engine does not know, as +05:30 that PyArrow writes, in UTC."""
-    given = {name: (pl.col(name), dtype) for name, dtype in frame.collect_schema().items()}
-    known = {name: values.times_in(column, dtype, _in_known_zone) for name, (column, dtype) in given.items()}
-    return frame.with_columns(column.alias(name) for name, column in known.items() if column is not given[name][0])
+def scan_in_known_zones(path: Path) -> pl.LazyFrame:
+    """A Parquet file's rows; times of zones that the engine does not know, as +05:30 that PyArrow writes, in UTC.
+
+    They are changed while they are read: the engine gives up on a map or list of them that it holds as one value.
+    """
+    scan = scan_named(path)
+    given = scan.collect_schema()
+    known = pl.Schema({name: _of_known_zone(dtype) for name, dtype in given.items()})
+    if known == given:
+        return scan
+    casts = pl.ScanCastOptions(datetime_cast="convert-timezone")
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False, schema=known, cast_options=casts)
 
 
-def _in_known_zone(column: pl.Expr, dtype: pl.Datetime | pl.Date) -> pl.Expr:
-    zone = dtype.time_zone if isinstance(dtype, pl.Datetime) else None
-    if zone is None:
-        return column
+def _of_known_zone(dtype: pl.DataType) -> pl.DataType:
+    """The type with UTC in place of a zone that is not known, at any depth; not in a map's keys, as none are cast."""
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({f.name: _of_known_zone(cast("pl.DataType", f.dtype)) for f in dtype.fields})
+    if isinstance(dtype, pl.List | pl.Array):
+        inner = _of_known_zone(cast("pl.DataType", dtype.inner))
+        return pl.Array(inner, dtype.size) if isinstance(dtype, pl.Array) else pl.List(inner)
+    if isinstance(dtype, pl.Map):
+        return pl.Map(dtype.key, _of_known_zone(cast("pl.DataType", dtype.value)))
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None and not _is_known(dtype.time_zone):
+        return pl.Datetime(dtype.time_unit, "UTC")
+    return dtype
+
+
+def _is_known(zone: str) -> bool:
     try:
         pl.Series(dtype=pl.Datetime("us")).dt.replace_time_zone(zone)
     except pl.exceptions.ComputeError:
-        return column.dt.convert_time_zone("UTC")
-    return column
+        return False
+    return True
 
 
-def _shown(name: str, dtype: pl.DataType) -> pl.Expr:
+def _record(source: Mapping[str, pl.DataType]) -> pl.Expr:
+    """A row as JSON; the numbers of one that holds an infinity, which JSON has not, as texts."""
+    if not source:
+        return pl.lit("{}")
+    encoded, spelled = (
+        pl.struct([_shown(c, t, is_finite=finite) for c, t in source.items()]).struct.json_encode()
+        for finite in (True, False)
+    )
+    infinite = [pl.col(c).is_infinite() for c, t in source.items() if t.is_float()]
+    return pl.when(pl.any_horizontal(infinite)).then(spelled).otherwise(encoded) if infinite else encoded
+
+
+def _shown(name: str, dtype: pl.DataType, *, is_finite: bool) -> pl.Expr:
     """A column in a form that JSON can hold."""
     column = pl.col(name)
     if dtype.is_nested():
         return values.times_in(column, dtype, values.text).alias(name)
+    if dtype.is_float() and not is_finite:
+        return column.cast(pl.String)
     if dtype.is_numeric() and not dtype.is_decimal() and dtype not in (pl.Int128, pl.UInt128):
         return column
     return column if dtype == pl.Boolean else values.text(column, dtype)
