@@ -58,6 +58,7 @@ PARQUET_SLICE_ROWS = 10_000
 _DECODER = json.JSONDecoder()
 _BROKEN_FACTOR = 10
 _SNIFFED_CHARACTERS = 256 << 10
+_JUDGED = ("day", "user_id", "reasons")
 _COUNTED = pl.Schema({"day": pl.Date(), "reasons": pl.List(pl.String()), "n": pl.Int64()})
 
 # Measured with `python -m benchmarks.memory`: two cores, five columns, 100,000 to 10 million rows of one day. Beyond
@@ -512,7 +513,10 @@ def _origin(theirs: ColumnSource, source: Source) -> str | None:
 def _judged(
     config: PipelineConfig, relative: str, records: ingest.Records, stat: os.stat_result
 ) -> tuple[dt.date, pl.LazyFrame]:
-    """The day of rows that tell none, as the ledger has it, and of each row ``day``, ``user_id`` and ``reasons``."""
+    """The day of rows that tell none, as the ledger has it, and of each row ``day``, ``user_id`` and ``reasons``.
+
+    And ``metadata`` where it comes from SQL, which may fail over the file's values.
+    """
     home = home_day_in_name(relative)
     rows = ingest.all_at_sight(records, relative, config)
     if home is None and records.physical_rows:
@@ -522,7 +526,8 @@ def _judged(
     home = max(home or dt.datetime.fromtimestamp(stat.st_mtime, tz=config.zone).date(), config.start_date)
     if rows is not None:
         return home, rows.select("day", "user_id", reasons=pl.lit([], pl.List(pl.String())))
-    judged = ingest.classify(records, relative, home, config).select("day", "user_id", "reasons")
+    computed = ["metadata"] if isinstance(config.source.columns.metadata, SqlExpression) else []
+    judged = ingest.classify(records, relative, home, config).select(*_JUDGED, *computed)
     return home, collected([judged], relative)[0].lazy() if records.physical_rows <= FEW_ROWS else judged
 
 
@@ -533,7 +538,7 @@ def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home
     user_days, length = 0, None
     if plan.sampled_rows:
         valid = judged.filter(pl.col("reasons").list.len() == 0)
-        counted, users = collected(
+        counted, users, _ = collected(
             [
                 judged.group_by("day", "reasons").agg(pl.len().cast(pl.Int64).alias("n")),
                 valid.select(
@@ -541,6 +546,7 @@ def _foretold(config: PipelineConfig, plan: FilePlan, judged: pl.LazyFrame, home
                     pl.len().alias("rows"),
                     length=pl.col("user_id").cast(pl.String).str.len_bytes().mean(),
                 ),
+                judged.select(pl.exclude(_JUDGED).null_count()),
             ],
             plan.path,
         )

@@ -539,8 +539,34 @@ def test_columns_from_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "sql", ["CAST(nope AS DOUBLE)", "value +", "sum(TRY_CAST(value AS DOUBLE))", "value::DOUBLE", "f(value)"]
-)
+    ("sql", "values"),
+    [
+        ("EXTRACT(DAY FROM DATE(metadata))", [5.0, None, None, None]),
+        ("EXTRACT(DAY FROM STRPTIME(metadata, '%d/%m/%Y'))", [None, 3.0, None, None]),
+        ("EXTRACT(HOUR FROM TIME(metadata))", [None, None, 17.0, None]),
+        ("CASE WHEN metadata LIKE '%/%' THEN EXTRACT(DAY FROM STRPTIME(metadata, '%d/%m/%Y')) ELSE 1 END",
+         [1.0, 3.0, 1.0, 1.0]),
+    ],
+)  # fmt: skip
+def test_sql_reads_dates_and_times_row_by_row(tmp_path, sql, values):
+    """What it cannot read costs its row, and is the same whichever text the engine sees first."""
+    texts = ["2024-04-05", "03/04/2024", "17:30:00", "soon"]
+    for order in (range(4), range(3, -1, -1)):
+        rows = "".join(f"1,2024-01-01,,buy,,{texts[n]}\n" for n in order)
+        frame = classified(tmp_path, HEADER + rows, columns={"value": {"sql": sql}})
+        assert frame["value"].to_list() == [values[n] for n in order]
+        failed = [[] if "CASE" in sql or values[n] is not None else ["unreadable_value"] for n in order]
+        assert [r for r, n in zip(frame["reasons"].to_list(), order, strict=True)] == failed
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CAST(nope AS DOUBLE)", "value +", "sum(TRY_CAST(value AS DOUBLE))", "value::DOUBLE", "f(value)",
+        "EXTRACT(DAY FROM CAST(metadata AS DATE))", "EXTRACT(DAY FROM TIMESTAMP(metadata))", "DATE('2024-13-01')",
+        f"CASE {' '.join(f'WHEN value = {n} THEN EXTRACT(DAY FROM DATE(metadata))' for n in range(200))} END",
+    ],
+)  # fmt: skip
 def test_sql_that_does_not_fit_names_the_key(tmp_path, sql):
     settings = config(columns={"value": {"sql": sql}})
     with pytest.raises(ConfigurationError) as caught:

@@ -300,13 +300,14 @@ def test_a_file_that_is_gone_when_it_is_looked_at_is_refused(tmp_path):
     assert (gone.is_refused, there.is_refused, there.rows) == (True, False, 1)
 
 
+@pytest.mark.parametrize("column", ["value", "session_end", "metadata"])
 @pytest.mark.parametrize("rows", [2, 20_000])
-def test_a_file_whose_values_the_sql_cannot_be_computed_over_is_refused(tmp_path, rows):
+def test_a_file_whose_values_the_sql_cannot_be_computed_over_is_refused(tmp_path, rows, column):
     """As a run refuses it, also where the file is too long to be held."""
     numbers = pl.DataFrame({"n": [decimal.Decimal(10) ** 27] * rows}, schema={"n": pl.Decimal(38, 10)})
     frame = numbers.with_columns(user_id=1, session_start=pl.lit("2024-01-01"), event_type=pl.lit("a"))
     frame.write_parquet(tmp_path / "a.parquet")
-    config = PipelineConfig(data_dir=tmp_path / "data", source={"columns": {"value": {"sql": "n * n"}}})
+    config = PipelineConfig(data_dir=tmp_path / "data", source={"columns": {column: {"sql": "n * n"}}})
     plan = only(config, tmp_path / "a.parquet", "a.parquet")
     assert plan.is_refused
     assert plan.error.startswith("a.parquet: SQL under source.columns cannot be computed over its values: overflow")

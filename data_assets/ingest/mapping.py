@@ -6,9 +6,11 @@ our types (``values.py``), and what is valid (``classify.py``).
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from polars.exceptions import PanicException
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _CAST = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<cast>\bCAST\s*\()""", re.IGNORECASE)
 _PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[()]|\bAS\b""", re.IGNORECASE)
+_USUAL_FORMS = {"Date": "%Y-%m-%d", "Time": "%H:%M:%S"}  # else the engine takes that of the first text of each batch
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Source:
         dtype: its type.
         uses: the file's columns that it is made of.
         names: for SQL, the columns that it reads, as it spells them; ``bound`` provides them.
-        unreadable: for SQL, whether a CAST in it could not read a text that was there.
+        unreadable: for SQL, whether something in it could not read a text that was there.
     """
 
     value: pl.Expr | None
@@ -164,6 +167,48 @@ def _casts(sql: str) -> Iterator[tuple[str, str]]:
                 break
 
 
+def _times(name: str, sql: str, expression: pl.Expr, columns: Sequence[str]) -> tuple[pl.Expr, list[pl.Expr]]:
+    """The expression with DATE, TIME and STRPTIME null where they cannot read a text, and of each whether that is so.
+
+    SQL has no word for it, as it has TRY_CAST, so it is said where the engine lets an expression be written as JSON.
+    """
+    written = expression.meta.serialize(format="json")
+    if '"Strptime"' not in written:
+        return expression, []
+    tree = json.loads(written)
+    found = []
+    for node in _nodes(tree):
+        kind = node.get("function")
+        if not isinstance(kind, dict) or "Strptime" not in kind.get("StringExpr", ()):
+            continue
+        target, how = kind["StringExpr"]["Strptime"]
+        how["strict"] = False
+        how["format"] = how["format"] or _USUAL_FORMS.get(str(target["Literal"]))
+        if how["format"] is None:
+            raise _refused(name, sql, "say the form of the times: STRPTIME(x, '%Y-%m-%d %H:%M:%S')", columns)
+        found.append(node)
+    try:
+        failed = [_of_json(node["input"][0]).is_not_null() & _of_json({"Function": node}).is_null() for node in found]
+        expression = _of_json(tree)
+    except pl.exceptions.ComputeError as problem:
+        raise _refused(name, sql, "it is too deep for one that reads times; make it shorter", columns) from problem
+    if any(pl.select(reads).item() for reads in failed if not reads.meta.root_names()):
+        raise _refused(name, sql, "a date or time that stands in it cannot be read", columns)
+    return expression, failed
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
+    """All objects at any depth, the inner ones after those that hold them."""
+    if isinstance(tree, dict):
+        yield tree
+    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(part)
+
+
+def _of_json(tree: Any) -> pl.Expr:  # noqa: ANN401 - JSON
+    return pl.Expr.deserialize(io.StringIO(json.dumps(tree)), format="json")
+
+
 def _parse(name: str, sql: str) -> pl.Expr:
     try:
         return pl.sql_expr(lenient(sql))
@@ -192,16 +237,17 @@ def _from_sql(
         names[root] = blank_to_null(plain, config.source.null_values) if schema[found] == pl.String else plain
         if schema[found].is_integer():
             names[root] = plain.cast(_wide(schema[found]))
-    sample = pl.DataFrame(
-        {r: [None, None] for r in names}, schema={r: _wide(schema[u]) for r, u in zip(names, uses, strict=True)}
-    )
+    expression, failed = _times(name, sql, expression, records.columns)
+    seen = {root: _wide(schema[use]) for root, use in zip(names, uses, strict=True)}
+    # A text, even an empty one, has the engine say what it makes of no text whatever.
+    sample = pl.DataFrame({r: ["" if dtype == pl.String else None, None] for r, dtype in seen.items()}, schema=seen)
     try:
         probe = sample.select(expression)
     except (pl.exceptions.PolarsError, PanicException) as problem:
         raise _refused(name, sql, str(problem).partition("\n")[0], records.columns) from problem
     if names and probe.height != sample.height:
         raise _refused(name, sql, "it makes one value of many rows", records.columns)
-    failed = [pl.sql_expr(arg).is_not_null() & pl.sql_expr(cast).is_null() for arg, cast in _casts(sql)]
+    failed += [pl.sql_expr(arg).is_not_null() & pl.sql_expr(cast).is_null() for arg, cast in _casts(sql)]
     unreadable = pl.any_horizontal(failed) if failed else None
     return Source(expression, probe.dtypes[0], tuple(uses), tuple(names.items()), unreadable)
 
@@ -216,8 +262,9 @@ def _wide(dtype: pl.DataType) -> pl.DataType:
 def _refused(name: str, sql: str, why: str, columns: Sequence[str]) -> ConfigurationError:
     shown = ", ".join(visible(c, 60) for c in columns if c not in HELPERS)
     return ConfigurationError(
-        f"source.columns.{name}: the SQL expression {visible(sql)!r} cannot be used: {visible(why)}."
+        f"source.columns.{name}: the SQL expression {visible(sql)!r} cannot be used: {visible(why).rstrip('.')}."
         + (f" The file has: {shown}." if shown else ""),
-        "Correct the expression; columns of CSV and JSON files are text, so numbers need CAST(x AS DOUBLE).",
+        "Correct the expression; columns of CSV and JSON files are text, so numbers need CAST(x AS DOUBLE), dates "
+        "DATE(x) and times STRPTIME(x, '%Y-%m-%d %H:%M:%S').",
         key=f"source.columns.{name}",
     )

@@ -78,8 +78,8 @@ def collected(frames: list[pl.LazyFrame], relative: str) -> list[pl.DataFrame]:
             shown = visible(expression.strip().partition("\n")[0])
             raise SourceFileError(
                 f"{visible(relative)}: SQL under source.columns cannot be computed over its values: {why}, in {shown}.",
-                "Correct the SQL: decimals have 38 digits at most, so compute with CAST(x AS DOUBLE); and divide by "
-                "NULLIF(x, 0).",
+                "Correct the SQL, so that it holds for every value. Decimals have 38 digits at most: compute with "
+                "CAST(x AS DOUBLE). Divide by NULLIF(x, 0).",
                 path=relative,
             ) from problem
         raise SourceFileError(
