@@ -88,7 +88,7 @@ class Profile:
 
     Attributes:
         given: the share of records that have a value.
-        distinct: different values.
+        distinct: different values; 0 where each is a struct, a list or a map, which are not compared.
         whole, number, comma: the shares of values that read as whole numbers, as numbers, as numbers like 1,5.
         form: the time format that reads most of them; "" is ISO 8601, ``None``: they are no times.
         also: other formats that read as many.
@@ -284,7 +284,7 @@ def _time_form(column: pl.Series) -> tuple[str | None, tuple[str, ...]]:
     """The format that reads most of a column's values, and others that read as many."""
     if isinstance(column.dtype, pl.Datetime | pl.Date):
         return "", ()
-    if column.is_empty() or not (column.dtype == pl.String or column.dtype.is_integer()):
+    if column.is_empty() or not (column.dtype == pl.String or column.dtype.is_numeric()):
         return None, ()
     first = column.head(FIRST_VALUES)
     tried = [f for f in ("", *FORMATS) if f not in _ONLY_NAMED or _TIME_NAME.search(column.name)]
@@ -407,7 +407,8 @@ def _seen(column: Profile) -> str:
         kind = "numbers"
     else:
         kind = "texts"
-    return f"{kind}, {column.distinct:,} different, {column.given:.0%} given"
+    different = f", {column.distinct:,} different" if column.distinct else ""
+    return f"{kind}{different}, {column.given:.0%} given"
 
 
 def _comma(profiles: Sequence[Profile]) -> bool:

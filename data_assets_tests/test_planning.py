@@ -417,6 +417,26 @@ def test_init_finds_the_format_of_times(tmp_path, monkeypatch, when, formats, am
     assert ("AMBIGUOUS" in (tmp_path / "pipeline.yaml").read_text()) == ambiguous
 
 
+@pytest.mark.parametrize(
+    ("second", "dtype", "form"),
+    [
+        (1.0, pl.Float64(), "epoch_s"), (1e3, pl.Float64(), "epoch_ms"), (1, pl.Int32(), "epoch_s"),
+        (1, pl.Decimal(18, 6), "epoch_s"),
+    ],
+)  # fmt: skip
+def test_init_finds_seconds_since_1970_in_numbers(tmp_path, monkeypatch, second, dtype, form):
+    monkeypatch.chdir(tmp_path)
+    starts = pl.Series("ts", [(1_707_127_200 + n // 4) * second for n in range(60)], dtype=dtype)
+    who = pl.DataFrame({"user": [f"u{n % 7}" for n in range(60)], "event": ["a", "b"] * 30, "meta": [{"x": 1}] * 60})
+    who.with_columns(starts).write_parquet("x.parquet")
+    found = guessing.propose([Path("x.parquet")], Path("data/raw"))
+    (tmp_path / "pipeline.yaml").write_text(found.text)
+    config = load_config(tmp_path / "pipeline.yaml")
+    assert (config.source.columns.session_start, config.source.timestamp_formats) == ("ts", (form,))
+    assert [(plan.error, plan.refused, dict(plan.days)) for plan in found.plans] == [(None, 0, {"2024-02-05": 60})]
+    assert "0 different" not in found.text
+
+
 def test_init_reaches_into_json_and_leaves_strangers_names_harmless(tmp_path, monkeypatch):
     rows = [{"actor": {"id": n % 5, "login": "x"}, "created_at": "2024-02-05T10:00:00Z", "type\n: {": f"t{n % 3}"}
             for n in range(30)]  # fmt: skip
