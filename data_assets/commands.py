@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -47,15 +48,27 @@ def as_day(_ctx: click.Context, _param: click.Parameter, value: str | None) -> d
 
 @contextlib.contextmanager
 def opened_instance() -> Iterator[DagsterInstance]:
-    """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml."""
+    """Dagster's history as `dagster dev` in this folder uses it: $DAGSTER_HOME, else ./dagster.yaml.
+
+    Where there is neither, one that is gone afterwards, and tells Dagster's makers nothing, as it would by default.
+    """
     import logging
 
-    from dagster._cli.utils import get_possibly_temporary_instance_for_cli
+    from dagster._cli.utils import TMP_DAGSTER_HOME_PREFIX, get_possibly_temporary_instance_for_cli
+    from dagster._core.instance import InstanceRef
+    from dagster._core.instance.config import is_dagster_home_set
+    from dagster._core.secrets.env_file import get_env_var_dict
 
     quiet = logging.getLogger("data_assets.instance")
     quiet.setLevel(logging.CRITICAL)
-    with get_possibly_temporary_instance_for_cli("data-assets", logger=quiet) as instance:
-        yield instance
+    here = Path.cwd()
+    named = is_dagster_home_set() or "DAGSTER_HOME" in get_env_var_dict(str(here))
+    with contextlib.ExitStack() as stack:
+        chosen = None
+        if not named and not (here / "dagster.yaml").exists():
+            home = stack.enter_context(tempfile.TemporaryDirectory(prefix=TMP_DAGSTER_HOME_PREFIX, dir=here))
+            chosen = InstanceRef.from_dir(home, overrides={"telemetry": {"enabled": False}})
+        yield stack.enter_context(get_possibly_temporary_instance_for_cli("data-assets", chosen, quiet))
 
 
 def _show_lines(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

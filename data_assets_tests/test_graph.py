@@ -393,6 +393,17 @@ def test_changed_removed_and_late_files_rerun_exactly_the_days_they_touch(again,
     assert kpis[3:7] == [(4, 6, 1, -1.25), (5, 7, 1, 40.25), (6, 4, 0, 3.0), (7, 0, 0, None)]
 
 
+def test_a_run_where_dagster_has_no_settings_tells_nobody_and_leaves_nothing(again, monkeypatch):
+    """By default it writes what it would tell into the home folder, and says so amid the output."""
+    home = again.root / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(again.root)
+    before = set(again.root.iterdir())
+    done = CliRunner().invoke(main, ["run", "--from", "2024-03-01", "--to", "2024-03-01"])
+    assert (done.exit_code, "elemetry" in done.output) == (0, False)
+    assert set(again.root.iterdir()) == before
+
+
 def test_a_late_file_changes_its_days_and_no_other(again):
     """Not a byte of another day in lake and reports, not a row in the warehouse; and how late the rows are."""
     before, tables = partition_bytes(again), {name: again.table(name, DAYS) for name in WAREHOUSE}
