@@ -1,4 +1,4 @@
-"""What ingest costs beside the bare engines: one CSV file of a day into valid and quarantined Parquet.
+"""What ingest costs beside the bare engines: one CSV or JSON file of a day into valid and quarantined Parquet.
 
 Here: `python -m benchmarks.ingest [ROWS [ROUNDS]]`. Each case runs in a process of its own, cases interleaved, and the
 best of the rounds is printed: CPU seconds, wall seconds, peak memory above the imports, rows per CPU second and the
@@ -7,8 +7,10 @@ ratio to bare Polars. The file is made deterministically. Not here: whole days (
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -61,11 +63,31 @@ def make(path: Path, rows: int, quoted: int = 0, within: str = "", form: str = F
             out.write(frame.collect().write_csv(include_header=False, quote_style="never").encode())
 
 
+def make_json(path: Path, rows: int, kind: str) -> None:
+    """The same events as objects; ``differ``: every third lacks an end, ``nested``: each has an object within."""
+    make(plain := path.with_suffix(".csv"), rows)
+    with plain.open(encoding="utf-8") as source, path.open("w", encoding="utf-8") as out:
+        for number, event in enumerate(csv.DictReader(source)):
+            record = {**event, "user_id": int(event["user_id"]), "value": float(event["value"])}
+            if kind == "differ" and number % 3 == 0:
+                del record["session_end"]
+            if kind == "nested":
+                record["metadata"] = {"page": f"/a/{number % 99}", "items": [number % 7, {"new": number % 2 == 0}]}
+            start = ",\n" if number else "["
+            out.write(start * (path.suffix == ".json") + json.dumps(record) + "\n" * (path.suffix == ".jsonl"))
+        out.write("]" * (path.suffix == ".json"))
+
+
 def polars_typed(source: Path, folder: Path) -> int:
     """Bare Polars: text to types to Parquet, no rules, no split, no count."""
     import polars as pl
 
-    frame = pl.scan_csv(source, infer_schema=False).select(
+    columns = ("user_id", "session_start", "session_end", "event_type", "value")
+    if source.suffix == ".jsonl":
+        scan = pl.scan_ndjson(source, schema=dict.fromkeys(columns, pl.String))
+    else:
+        scan = pl.scan_csv(source, infer_schema=False)
+    frame = scan.select(
         pl.col("user_id").cast(pl.Int64, strict=False),
         *(pl.col(c).str.to_datetime(FORMAT, strict=False, cache=False) for c in ("session_start", "session_end")),
         "event_type",
@@ -126,26 +148,31 @@ def ours(source: Path, folder: Path) -> int:
 
 
 CASES = {
-    "bare Polars, typed": (polars_typed, "plain"),
-    "bare DuckDB, typed": (duckdb_typed, "plain"),
-    "bare DuckDB, typed and split": (duckdb_split, "plain"),
-    "bare ClickHouse (chdb), typed": (chdb_typed, "plain"),
-    "bare ClickHouse (chdb), typed and split": (chdb_split, "plain"),
-    "data_assets, fast lane": (ours, "plain"),
-    "data_assets, times ending in Z": (ours, "zulu"),
-    "data_assets, times of 32 characters": (ours, "offset"),
-    "data_assets, quotes in 1 line of 1,000": (ours, "some"),
-    "data_assets, quotes in every line": (ours, "all"),
-    "data_assets, a line end in every record": (ours, "long"),
+    "bare Polars, typed": (polars_typed, "plain.csv"),
+    "bare DuckDB, typed": (duckdb_typed, "plain.csv"),
+    "bare DuckDB, typed and split": (duckdb_split, "plain.csv"),
+    "bare ClickHouse (chdb), typed": (chdb_typed, "plain.csv"),
+    "bare ClickHouse (chdb), typed and split": (chdb_split, "plain.csv"),
+    "data_assets, fast lane": (ours, "plain.csv"),
+    "data_assets, times ending in Z": (ours, "zulu.csv"),
+    "data_assets, times of 32 characters": (ours, "offset.csv"),
+    "data_assets, quotes in 1 line of 1,000": (ours, "some.csv"),
+    "data_assets, quotes in every line": (ours, "all.csv"),
+    "data_assets, a line end in every record": (ours, "long.csv"),
+    "bare Polars, JSON lines, nested, typed": (polars_typed, "nested.jsonl"),
+    "data_assets, JSON lines, flat and alike": (ours, "flat.jsonl"),
+    "data_assets, JSON lines, keys differ": (ours, "differ.jsonl"),
+    "data_assets, JSON lines, nested": (ours, "nested.jsonl"),
+    "data_assets, JSON array, nested": (ours, "nested.json"),
 }
 FILES = {
-    "plain": (0, ""),
-    "zulu": (0, "", "%Y-%m-%dT%H:%M:%SZ"),
-    "offset": (0, "", "%Y-%m-%dT%H:%M:%S%.6f+00:00"),
-    "some": (1_000, ""),
-    "all": (1, ""),
-    "long": (1, "\n"),
-}  # the last goes through the exact lane
+    "plain.csv": (0, ""),
+    "zulu.csv": (0, "", "%Y-%m-%dT%H:%M:%SZ"),
+    "offset.csv": (0, "", "%Y-%m-%dT%H:%M:%S%.6f+00:00"),
+    "some.csv": (1_000, ""),
+    "all.csv": (1, ""),
+    "long.csv": (1, "\n"),
+}  # the last goes through the exact lane, as all JSON does that is not flat
 IMPORTS = ("polars", "pyarrow.parquet", "duckdb", "data_assets.ingest", "data_assets.config")
 
 
@@ -172,10 +199,13 @@ def main(rows: int, rounds: int, wanted: str) -> None:
     best: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in {kind for _, kind in cases.values()}:
-            make(Path(folder) / f"{name}.csv", rows, *FILES[name])
+            if name in FILES:
+                make(Path(folder) / name, rows, *FILES[name])
+            else:
+                make_json(Path(folder) / name, rows, name.partition(".")[0])
         for _ in range(rounds):
             for case, (_, kind) in cases.items():
-                command = [sys.executable, "-m", "benchmarks.ingest", "--child", case, f"{folder}/{kind}.csv"]
+                command = [sys.executable, "-m", "benchmarks.ingest", "--child", case, f"{folder}/{kind}"]
                 out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
                 figures = [float(x) for x in out.split()]
                 best[case] = min(best.get(case, figures), figures)

@@ -6,7 +6,9 @@ on the bytes against what Python's decoder finds. Not here: what becomes of the 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import gc
 import gzip
 import json
 from pathlib import Path
@@ -153,6 +155,54 @@ def test_files_that_are_read_exactly_say_why(tmp_path, content, why):
     records = opened(tmp_path, content, config())
     assert records.lane == "exact"
     assert why in records.reason
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(LINE | a_line(OTHER_KEYS, ODD | VALUE), max_size=12),
+    st.integers(1, 400),
+    st.sampled_from(["keep", "drop"]),
+)
+def test_it_does_not_matter_how_many_records_are_put_together_at_a_time(tmp_path_factory, lines, size, extra):
+    tmp_path = tmp_path_factory.mktemp("batches")
+    content, settings_ = "\n".join(lines).encode(), config(extra_columns=extra, columns={"metadata": "a.b"})
+    whole = exactly(tmp_path / "whole", content, settings_)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsontext, "_BATCH", size)
+        some = exactly(tmp_path / "some", content, settings_)
+    assert (some.columns, some.physical_rows) == (whole.columns, whole.physical_rows)
+    assert rows(some).equals(rows(whole).select(rows(some).columns))
+
+
+def test_deep_values_are_kept_as_far_as_they_can_be_read(tmp_path):
+    """Others cost their record, also among records that are read together."""
+    lines = [f'{{"user_id":"{n}","metadata":{"[" * n}1.50{"]" * n}}}' for n in (1, 500, 5_000, 2)]
+    records = opened(tmp_path, "\n".join(lines).encode(), config())
+    frame = rows(records)
+    assert frame["metadata"].to_list() == ["[1.50]", "[" * 500 + "1.50" + "]" * 500, None, "[[1.50]]"]
+    assert frame["__malformed"].to_list() == [False, False, True, False]
+    assert frame["__record"].to_list() == lines
+
+
+def test_a_value_that_can_be_read_but_not_written_costs_its_record(tmp_path, monkeypatch):
+    def nested(value):
+        if value == ["deep"]:
+            raise RecursionError
+        return json.dumps(value)
+
+    monkeypatch.setattr(jsontext, "_nested", nested)
+    lines = ['{"user_id":"1","metadata":["x"]}', '{"user_id":"2","metadata":["deep"]}', '{"user_id":["deep"]}', "{}"]
+    frame = rows(opened(tmp_path, "\n".join(lines).encode(), config()))
+    assert frame.select("user_id", "metadata", "__malformed", "__empty").rows() == [
+        ("1", '["x"]', False, False), (None, None, True, False), (None, None, True, False), (None, None, False, True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b'{"a":[1]}\n', b'[{"a":1}', b'[{"a":1},'])
+def test_the_collector_of_cycles_works_again_afterwards(tmp_path, content):
+    with contextlib.suppress(SourceFileError):
+        opened(tmp_path, content, config(), "a.json")
+    assert gc.isenabled()
 
 
 @pytest.mark.skipif(not WIKITICKER.exists(), reason=f"{WIKITICKER} is absent")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from data_assets.errors import SourceFileError, visible
-from data_assets.ingest.records import Spool, column_names, no_rows
+from data_assets.ingest.records import Spool, column_names, is_broken, no_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -194,7 +194,7 @@ class _Reader:
             rows = list(self._parse(lines))
         except csv.Error:
             return None
-        if len(rows) != len(lines) or any(len(row) != width for row in rows) or _is_broken("".join(lines)):
+        if len(rows) != len(lines) or any(len(row) != width for row in rows) or is_broken("".join(lines)):
             return None
         start = self.covered + 1
         self._waiting.clear()
@@ -211,7 +211,7 @@ class _Reader:
             for fields in parser:
                 end = parser.line_num
                 text = lines[start] if end - start == 1 else "".join(lines[start:end])
-                kept = fields if len(fields) == width and not _is_broken(text) else None
+                kept = fields if len(fields) == width and not is_broken(text) else None
                 if kept is None and end - start > 1:
                     break
                 result.append(Record(kept, self.covered + start + 1, _bare(text), end - start))
@@ -236,7 +236,7 @@ class _Reader:
             if any(self._is_sound(text, width) for text in used[1:]):
                 count = 1  # a quote that is never closed glued records together; else it is one, of the wrong width
             fields = None
-        if any(_is_broken(part) for part in used):
+        if any(is_broken(part) for part in used):
             fields = None
         for _ in range(count):
             self._waiting.popleft()
@@ -263,17 +263,6 @@ class _Reader:
                 return
             used.append(text)
             yield text
-
-
-def _is_broken(text: str) -> bool:
-    """Whether a byte of it was not UTF-8."""
-    if text.isascii():
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _bare(text: str) -> str:

@@ -10,11 +10,12 @@ what the values mean (``values.py``).
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from itertools import chain, islice
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import polars as pl
 
@@ -31,29 +32,30 @@ from data_assets.ingest.records import (
     RECORD,
     Records,
     Spool,
+    is_broken,
     no_rows,
     printable,
     rename,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from data_assets.config import PipelineConfig
 
-_BLOCK = 4 << 20
+_BLOCK = 256 << 10
+_BATCH = 32 << 10  # of text, in which a column is put together at a time
 _SNIFFED_LINES = 100
 _SPACE = " \t\n\r"
 _MOST_KEYS = 64
-_MOST_SHAPES = 1_000
 _GAP = r"[ \t]*"
 _STRING = r'"[^"\\\x00-\x1f\x{FFFD}]*"'
 _SCALAR = _STRING + r"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
 _NO_VALUE = ("null", '""')
 _NOT_PLAIN = '"\\\ufffd'
 _FITS = "__fits"
-_LETTERS = bytes(b if b == ord("\n") else ord("x") for b in range(256))
+_SPACE_BYTES = b" \t\r"
 _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
@@ -61,8 +63,8 @@ _Item = tuple[object, int, str]
 """A record's value (``None``: it is malformed), the physical line it starts on, and its text."""
 
 
-_Shape = tuple[list[tuple[str, str]], list[str]]
-"""The columns whose keys an object has, with these keys, and those to be looked for within it."""
+_Batch = tuple[list[object], list[int], list[str]]
+"""The same of some records."""
 
 
 class _NotFinite(str):
@@ -81,7 +83,13 @@ def _constant(name: str) -> _NotFinite:
     return _NotFinite(name)
 
 
+def _refused_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_ABSENT = object()
 _DECODER = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_constant)
+_SCAN = json.JSONDecoder(parse_float=_Number, parse_int=_Number, parse_constant=_refused_constant).scan_once  # type: ignore[attr-defined]
 
 
 def open_json(path: Path, relative: str, config: PipelineConfig, scratch: Path, name: str) -> Records:
@@ -104,7 +112,7 @@ def open_json(path: Path, relative: str, config: PipelineConfig, scratch: Path, 
         physical = look.records
         read = _open_lines(path, look, reader, scratch)
     else:
-        read = _Read(*reader.spool(_elements(path, relative)), "exact", "the file is one JSON value")
+        read = _Read(*reader.spool(_batches(_elements(path, relative))), "exact", "the file is one JSON value")
         physical = _count_elements(path)
     if physical != read.rows:
         raise SourceFileError(
@@ -141,22 +149,26 @@ class _Look:
 
 
 def _look(path: Path) -> _Look:
-    """Look at every byte once. Lines are counted with all but line feeds made one letter, and spaces left out."""
+    """Look at every byte once."""
     look = _Look()
     decoder = codecs.getincrementaldecoder("utf-8")()
-    before, last = b"\n", b"\n"
+    something, last = False, b"\n"  # of the line that is not ended yet
     with path.open("rb") as file:
         start = file.read(len(codecs.BOM_UTF8))
         if start != codecs.BOM_UTF8:
             file.seek(0)
+        look.objects = file.peek(1)[:1] == b"{"
         while block := file.read(_BLOCK):
-            look.objects = look.objects or (not look.lines and before == b"\n" and block.startswith(b"{"))
             look.nul = look.nul or b"\0" in block
             look.utf8 = look.utf8 and _is_utf8(decoder, block)
-            squeezed = before + block.translate(_LETTERS, b" \t\r")
-            look.records += squeezed.count(b"\nx")
-            look.lines += block.count(b"\n")
-            before, last = squeezed[-1:], block[-1:]
+            first, *others = block.split(b"\n")
+            something = something or bool(first.strip(_SPACE_BYTES))
+            if others:
+                look.lines += len(others)
+                look.records += something + sum(1 for line in others[:-1] if line.strip(_SPACE_BYTES))
+                something = bool(others[-1].strip(_SPACE_BYTES))
+            last = block[-1:]
+    look.records += something
     look.lines += last != b"\n"
     look.utf8 = look.utf8 and _is_utf8(decoder, b"", final=True)
     return look
@@ -257,21 +269,22 @@ def _learn(path: Path, look: _Look, reader: _Keys) -> tuple[_Template | None, st
     """The form of the first record, or why it cannot be the form of the file."""
     if look.nul or not look.objects:
         return None, "a NUL byte" if look.nul else "the first line is no object"
-    sample = list(islice(_lines(path), _SNIFFED_LINES))
-    first = next((value for value, _, _ in sample if isinstance(value, dict)), {})
+    records = chain.from_iterable(zip(values, texts, strict=True) for values, _, texts in _lines(path))
+    sample = list(islice(records, _SNIFFED_LINES))
+    first = next((value for value, _ in sample if isinstance(value, dict)), {})
     names = [reader.name(key) for key in first]
     plain = not any(c in _NOT_PLAIN or c < " " or "\ud800" <= c <= "\udfff" for key in first for c in key)
     if not first or len(set(names)) < len(first) or not plain or len(first) > _MOST_KEYS:
         return None, "the first record's keys are none, unusual or very many"
     template = _Template(dict(zip(names, first, strict=True)))
-    lines = pl.Series([printable(text) for _, _, text in sample])
+    lines = pl.Series([printable(text) for _, text in sample])
     if lines.str.contains(template.pattern()).sum() * 2 < len(sample):
         return None, "its records differ in their keys, or hold nested values"
     return template, ""
 
 
 class _Keys:
-    """Objects to rows of text: the columns that are wanted, and all keys that were met."""
+    """Objects to columns of text: those that are wanted, and all keys that were met."""
 
     def __init__(self, config: PipelineConfig, scratch: Path) -> None:
         self._naming = config.source.column_naming
@@ -279,10 +292,10 @@ class _Keys:
         self._scratch = scratch
         self._wanted = wanted_columns(config)
         self._met: dict[str, None] = {}
+        self._within: set[str] = set()
         self._names: dict[str, str] = {}
-        self._shapes: dict[tuple[str, ...], _Shape] = {}
 
-    def spool(self, source: Iterator[_Item], known: Iterable[str] = ()) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
+    def spool(self, source: Iterator[_Batch], known: Iterable[str] = ()) -> tuple[pl.LazyFrame, tuple[str, ...], int]:
         """Write all records; a new file is begun when a key turns up that the current one has no column for.
 
         Args:
@@ -290,23 +303,26 @@ class _Keys:
             known: names of keys that other records of the file have.
 
         Returns:
-            The records, with the columns that are wanted and met; all keys that were met; how many records.
+            The records, with the columns that are wanted and met; all keys that were met, then the paths that lead to
+            something; how many records.
         """
         self._met.update(dict.fromkeys(known))
         parts: list[Spool] = []
-        columns = self._columns()
-        pending: _Item | None = next(source, None)
-        while pending is not None:
-            with Spool(self._scratch / f"records-{len(parts)}.parquet", columns) as part:
-                parts.append(part)
-                pending = self._fill(part, pending, source)
-            if pending is not None:
-                columns = self._columns()
+        with contextlib.ExitStack() as current:
+            for values, lines, texts in source:
+                columns, malformed, empty = self._taken(values)
+                if not parts or not columns.keys() <= set(parts[-1].columns):
+                    current.close()
+                    path = self._scratch / f"records-{len(parts)}.parquet"
+                    parts.append(current.enter_context(Spool(path, self._columns())))
+                nothing = [None] * len(lines)
+                fields = [columns.get(name, nothing) for name in parts[-1].columns]
+                parts[-1].add(fields, lines, texts, malformed, empty)
+        met = tuple(dict.fromkeys([*self._met, *(name for name in self._wanted if name in self._within)]))
         if not parts:
-            return no_rows([c for c in columns if c in self._met]), tuple(self._met), 0
+            return no_rows([c for c in self._columns() if c in met]), met, 0
         frame = pl.concat([p.scan() for p in parts], how="diagonal") if len(parts) > 1 else parts[0].scan()
-        absent = [c for c in self._wanted if c not in self._met]
-        return frame.drop(absent), tuple(self._met), sum(p.rows for p in parts)
+        return frame.drop(c for c in self._wanted if c not in met), met, sum(p.rows for p in parts)
 
     def wants(self, name: str) -> bool:
         """Whether a column is to be there."""
@@ -315,44 +331,52 @@ class _Keys:
     def _columns(self) -> list[str]:
         return list(dict.fromkeys([*self._wanted, *(self._met if self._keep else ())]))
 
-    def _fill(self, part: Spool, record: _Item | None, source: Iterator[_Item]) -> _Item | None:
-        """Records into ``part`` until one does not fit; that one, or ``None`` at the end."""
-        while record is not None:
-            value, line, text = record
-            try:
-                row = self._row(value) if isinstance(value, dict) else None
-            except RecursionError:
-                row = None
-            if row is None or not isinstance(value, dict):
-                part.add(None, line, text)
-            else:
-                if self._keep and not row.keys() <= set(part.columns):
-                    return record
-                empty = not any(row.values()) and not any(v not in (None, "") for v in value.values())
-                part.add(None if empty else [row.get(c) for c in part.columns], line, text, empty=empty)
-            record = next(source, None)
-        return None
+    def _taken(self, values: list[object]) -> tuple[dict[str, list[str | None]], list[bool], list[bool]]:
+        """The texts of each column, which records are malformed, and which are empty."""
+        rows: list[dict[str, object]] = [value if isinstance(value, dict) else {} for value in values]
+        keys: dict[str, list[str]] = {}
+        for key in dict.fromkeys(chain.from_iterable(rows)):
+            keys.setdefault(self.name(key), []).append(key)
+        found = {name: self._found(rows, name, keys.get(name, [])) for name in self._columns()}
+        malformed = [value is None for value in values]
+        try:
+            columns = {name: _texts(column) for name, column in found.items()}
+        except RecursionError:
+            deep = {n for column in found.values() for n, value in enumerate(column) if _is_too_deep(value)}
+            malformed = [is_so or n in deep for n, is_so in enumerate(malformed)]
+            columns = {
+                name: _texts([None if n in deep else value for n, value in enumerate(column)])
+                for name, column in found.items()
+            }
+        bare = [not any(row) for row in zip(*columns.values(), strict=True)]
+        empty = [
+            nothing and not wrong and not any(item not in (None, "") for item in row.values())
+            for nothing, wrong, row in zip(bare, malformed, rows, strict=True)
+        ]
+        for n in [n for n, (wrong, nothing) in enumerate(zip(malformed, empty, strict=True)) if wrong or nothing]:
+            for column in columns.values():
+                column[n] = None
+        return columns, malformed, empty
 
-    def _row(self, value: Mapping[str, Any]) -> dict[str, str | None]:
-        shape = self._shapes.get(keys := tuple(value))
-        if shape is None:
-            shape = self._shape(keys)
-            if len(self._shapes) < _MOST_SHAPES and len(keys) <= _MOST_KEYS:
-                self._shapes[keys] = shape
-        there, dotted = shape
-        row = {name: _text(value[key]) for name, key in there}
-        for key in dotted:
-            found, item = self._reach(value, key)
-            if found:
-                self._met[key] = None
-                row[key] = _text(item)
-        return row
-
-    def _shape(self, keys: Sequence[str]) -> _Shape:
-        """Where the columns of an object with these keys stand in it."""
-        named = {self.name(key): key for key in keys}
-        there = [(name, named[name]) for name in (named if self._keep else self._wanted) if name in named]
-        return there, [name for name in self._wanted if name not in named and "." in name]
+    def _found(self, rows: list[dict[str, object]], name: str, keys: list[str]) -> list[object]:
+        """What stands in each row for a column; ``keys`` are those that it may stand under."""
+        if len(keys) == 1:
+            [key] = keys
+            column = [row.get(key) for row in rows]
+        elif keys:  # spellings that become one name: of several in one object the last counts
+            column = [next((row[key] for key in reversed(row) if key in keys), None) for row in rows]
+        else:
+            column = [None] * len(rows)
+        if name not in self._wanted or "." not in name:
+            return column
+        reached = self._reached(rows, name)
+        is_used = [
+            item is not _ABSENT and not (keys and any(key in row for key in keys))
+            for item, row in zip(reached, rows, strict=True)
+        ]
+        if any(is_used):
+            self._within.add(name)
+        return [item if used else given for item, used, given in zip(reached, is_used, column, strict=True)]
 
     def name(self, key: str) -> str:
         """The column that a key becomes; from now on it is one that was met."""
@@ -364,49 +388,55 @@ class _Keys:
             self._met[name] = None
         return name
 
-    def _reach(self, value: Mapping[str, Any], dotted: str) -> tuple[bool, object]:
+    def _reached(self, rows: Iterable[object], dotted: str) -> list[object]:
         """What stands at ``actor.id`` or ``items.0.id`` in nested objects and arrays."""
-        here: object = value
+        here = list(rows)
         for step in dotted.split("."):
-            if isinstance(here, list):
-                if not (step.isascii() and step.isdecimal() and int(step) < len(here)):
-                    return False, None
-                here = here[int(step)]
-                continue
-            if not isinstance(here, dict):
-                return False, None
-            key: str | None = step
-            if step not in here:
-                key = {rename(k, self._naming): k for k in here}.get(rename(step, self._naming))
-            if key is None:
-                return False, None
-            here = here[key]
-        return True, here
+            here = [h[step] if isinstance(h, dict) and step in h else self._otherwise(h, step) for h in here]
+        return here
+
+    def _otherwise(self, here: object, step: str) -> object:
+        if isinstance(here, list) and step.isascii() and step.isdecimal() and int(step) < len(here):
+            return here[int(step)]
+        if isinstance(here, dict):
+            key = {rename(k, self._naming): k for k in here}.get(rename(step, self._naming))
+            return _ABSENT if key is None else here[key]
+        return _ABSENT
 
 
-def _text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else _nested(value)
+def _texts(column: list[object]) -> list[str | None]:
+    return [value if value is None or isinstance(value, str) else _nested(value) for value in column]
+
+
+def _is_too_deep(value: object) -> bool:
+    try:
+        _texts([value])
+    except RecursionError:
+        return True
+    return False
 
 
 def _nested(value: object) -> str:
     """Compact JSON, numbers as they were written."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_quoted(k)}:{_nested(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_nested, value)) + "]"
-    return value if isinstance(value, _Number) else _quoted(value)
+    return "".join(_ENCODE(value, 0))
 
 
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+def _spelled(text: str) -> str:
+    return text if type(text) is _Number else _quoted(text)
+
+
+_quoted = json.encoder.encode_basestring
+# What JSONEncoder calls, which lets nobody say how a text is to be written.
+_ENCODE = json.encoder.c_make_encoder(None, None, _spelled, None, ":", ",", False, False, False)  # type: ignore[attr-defined]
 
 
 def _decode(text: str) -> object:
     """The value of one line; ``None`` for everything that is not an object, and for what is not JSON."""
     try:
-        value, end = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
+        value, end = _SCAN(text, 0)
+    except (ValueError, StopIteration, RecursionError):
         return None
-    return value if end == len(text) and isinstance(value, dict) and not _has_constant(text, value) else None
+    return value if end == len(text) and isinstance(value, dict) else None
 
 
 def _has_constant(text: str, value: object) -> bool:
@@ -425,26 +455,46 @@ def _has_constant(text: str, value: object) -> bool:
     return False
 
 
-def _lines(path: Path, numbers: Iterator[int] | None = None) -> Iterator[_Item]:
+def _lines(path: Path, numbers: Iterator[int] | None = None) -> Iterator[_Batch]:
     """The lines that are not blank; when ``numbers`` are given, of those."""
-    wanted = next(numbers, None) if numbers is not None else None
-    if numbers is not None and wanted is None:
-        return
+    after, wanted = 1, next(numbers, None) if numbers is not None else None
     with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
+        while (numbers is None or wanted is not None) and (read := file.readlines(_BATCH)):
+            first, after = after, after + len(read)
+            if first == 1:
+                read[0] = read[0].removeprefix(codecs.BOM_UTF8)
+            places = list(range(first, after))
             if numbers is not None:
-                if number != wanted:
-                    continue
-                wanted = next(numbers, None)
-            line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).strip(b" \t\r\n")
-            if not line:
-                continue
-            try:
-                text = line.decode()
-            except UnicodeDecodeError:
-                yield None, number, line.decode("utf-8", "surrogateescape")
-                continue
-            yield _decode(text), number, text
+                places.clear()
+                while wanted is not None and wanted < after:
+                    places.append(wanted)
+                    wanted = next(numbers, None)
+                read = [read[place - first] for place in places]
+            bare = [line.strip(b" \t\r\n") for line in read]
+            if not all(bare):
+                places = [place for place, line in zip(places, bare, strict=True) if line]
+                bare = [line for line in bare if line]
+            if bare:
+                texts = [line.decode("utf-8", "surrogateescape") for line in bare]
+                yield [None if is_broken(text) else _decode(text) for text in texts], places, texts
+
+
+def _batches(items: Iterator[_Item]) -> Iterator[_Batch]:
+    """So many records at a time that memory stays small, however long they are."""
+    values: list[object] = []
+    lines: list[int] = []
+    texts: list[str] = []
+    size = 0
+    for value, line, text in items:
+        values.append(value)
+        lines.append(line)
+        texts.append(text)
+        size += len(text)
+        if size >= _BATCH:
+            yield values, lines, texts
+            values, lines, texts, size = [], [], [], 0
+    if values:
+        yield values, lines, texts
 
 
 def _is_lines(path: Path) -> bool:

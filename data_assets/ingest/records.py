@@ -7,6 +7,7 @@ collected, and the spool that readers in Python write into. Not here: the reader
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -30,7 +31,7 @@ EMPTY = "__empty"
 HELPERS = (LINE, RECORD, MALFORMED, EMPTY)
 _IN_EXPRESSION = "This error occurred in the following expression:"  # what the engine says, but not of what it reads
 CHUNK_RECORDS = 50_000
-CHUNK_CHARACTERS = 32 << 20
+CHUNK_CHARACTERS = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def no_rows(columns: Sequence[str] = ()) -> pl.LazyFrame:
 class Spool:
     """Records on their way from Python to a Parquet file below the scratch folder, chunk by chunk.
 
-    Memory stays at one chunk, and all that comes after reads the same kind of lazy frame as the fast lane.
+    Memory stays at one chunk, and all that comes after reads the same kind of lazy frame as the fast lane. Within the
+    ``with`` block Python's collector of cycles rests: records have none, and to look for them through all that is
+    loaded took as long as to read them.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -149,7 +152,7 @@ class Spool:
             + [(LINE, pa.int64()), (RECORD, pa.string()), (MALFORMED, pa.bool_()), (EMPTY, pa.bool_())]
         )
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", compression_level=1)
-        self._fields: list[Sequence[str | None]] = []
+        self._fields: list[list[str | None]] = [[] for _ in self.columns]
         self._lines: list[int] = []
         self._records: list[str] = []
         self._malformed: list[bool] = []
@@ -157,46 +160,52 @@ class Spool:
         self._characters = 0
         self._nothing: tuple[None, ...] = (None,) * len(self.columns)
 
-    def add(self, fields: Sequence[str | None] | None, line: int, record: str, *, empty: bool = False) -> None:
-        """One record; ``fields`` is ``None`` when it is malformed or empty."""
-        self._fields.append(self._nothing if fields is None else fields)
-        self._lines.append(line)
-        self._records.append(record)
-        self._malformed.append(fields is None and not empty)
-        self._empty.append(empty)
-        self._characters += len(record)
-        if len(self._fields) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
-            self._flush()
-
-    def extend(self, fields: Sequence[Sequence[str | None] | None], lines: Sequence[int], records: list[str]) -> None:
-        """Some records, with the physical lines they start on and their texts; fields ``None``: malformed.
+    def extend(self, rows: Sequence[Sequence[str | None] | None], lines: Sequence[int], records: list[str]) -> None:
+        """Some records row by row, with the physical lines they start on and their texts; ``None``: malformed.
 
         A record that is blank, or whose fields all are, is empty.
         """
-        some = [any(f) if f is not None else bool(r) for f, r in zip(fields, records, strict=True)]
-        malformed = [f is None and s for f, s in zip(fields, some, strict=True)]
-        self._fields += [self._nothing if f is None else f for f in fields]
+        some = [any(f) if f is not None else bool(r) for f, r in zip(rows, records, strict=True)]
+        malformed = [f is None and s for f, s in zip(rows, some, strict=True)]
+        fields = list(zip(*(self._nothing if f is None else f for f in rows), strict=True))
+        self.add(fields or [() for _ in self.columns], lines, records, malformed, [not s for s in some])
+
+    def add(
+        self,
+        fields: Sequence[Sequence[str | None]],
+        lines: Sequence[int],
+        records: Sequence[str],
+        malformed: Sequence[bool],
+        empty: Sequence[bool],
+    ) -> None:
+        """Some records column by column; of those that are malformed or empty all fields are ``None``."""
+        for taken, column in zip(self._fields, fields, strict=True):
+            taken.extend(column)
         self._lines += lines
         self._records += records
         self._malformed += malformed
-        self._empty += [not s for s in some]
+        self._empty += empty
         self._characters += sum(map(len, records))
-        if len(self._fields) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
+        if len(self._lines) >= CHUNK_RECORDS or self._characters >= CHUNK_CHARACTERS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._fields:
+        if not self._lines:
             return
-        columns = [_text_array(values) for values in zip(*self._fields, strict=True)]
+        columns = [_text_array(values) for values in self._fields]
         columns += [pa.array(self._lines, pa.int64()), _text_array(self._records)]
         columns += [pa.array(self._malformed), pa.array(self._empty)]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-        self.rows += len(self._fields)
-        for values in (self._fields, self._lines, self._records, self._malformed, self._empty):
+        self.rows += len(self._lines)
+        for column in self._fields:
+            column.clear()
+        for values in (self._lines, self._records, self._malformed, self._empty):
             values.clear()
         self._characters = 0
 
     def __enter__(self) -> Self:
+        self._is_collecting = gc.isenabled()
+        gc.disable()
         return self
 
     def __exit__(
@@ -207,6 +216,8 @@ class Spool:
                 self._flush()
         finally:
             self._writer.close()
+            if self._is_collecting:
+                gc.enable()
 
     def scan(self) -> pl.LazyFrame:
         """What was written, lazily; only after the ``with`` block."""
@@ -218,6 +229,17 @@ def _text_array(values: Sequence[str | None]) -> pa.Array:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:  # a surrogate: a byte that is not the encoding's, or half a character in JSON
         return pa.array([None if v is None else printable(v) for v in values], pa.string())
+
+
+def is_broken(text: str) -> bool:
+    """Whether a byte of a text that was decoded with "surrogateescape" was not UTF-8."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def printable(text: str) -> str:
