@@ -24,6 +24,11 @@ def test_the_page_of_the_configuration_is_made_from_the_model() -> None:
 ERRORS = runpy.run_path(str(ROOT / "docs/make_errors.py"))
 
 
+def test_the_page_of_mappings_says_what_is_read() -> None:
+    made = runpy.run_path(str(ROOT / "docs/make_mapping.py"))
+    assert made["PAGE"].read_text(encoding="utf-8") == made["page"]()
+
+
 # Each starts the command line; by default only two, of which no other test knows: those about rights and names.
 @pytest.mark.parametrize(
     "case",
