@@ -88,9 +88,10 @@ CASES = (
     ),
     Case(
         "Times",
-        "Every form of ISO 8601 is read without being told; others are named in `timestamp_formats` and tried in order. A "
-        "time without an offset is in `timezone`, one with an offset is converted to it. `epoch_s`, `epoch_ms`, "
-        "`epoch_us` and `epoch_ns` are numbers since 1970. What no format reads costs its row, with its reason.",
+        "Every form of ISO 8601 is read without being told; others are named in `timestamp_formats` and tried in "
+        "order. A time without an offset is in `timezone`, one with an offset is converted to it. `epoch_s`, "
+        "`epoch_ms`, `epoch_us` and `epoch_ns` are numbers since 1970. What no format reads costs its row, with its"
+        " reason.",
         """
         timezone: Europe/Berlin
         source:
@@ -131,8 +132,8 @@ CASES = (
     ),
     Case(
         "Parquet with its own types",
-        "Times, dates, numbers and dictionaries are taken as they are; NaN means that there is no value; a whole number in "
-        "a column of floats reads as one. Paths work as in JSON.",
+        "Times, dates, numbers and dictionaries are taken as they are; NaN means that there is no value; a whole "
+        "number in a column of floats reads as one. Paths work as in JSON.",
         """
         source:
           columns: {user_id: id, session_start: ts, event_type: kind, value: cart.items.0.price}
@@ -148,8 +149,9 @@ CASES = (
     Case(
         "SQL",
         "An expression over the file's columns, in the dialect of "
-        "[Polars](https://docs.pola.rs/api/python/stable/reference/sql/). Columns of CSV and JSON are text, so numbers "
-        "need `CAST`, dates `DATE(x)` and times `STRPTIME(x, form)`. Where one of these cannot read what is there, it is null, and costs its row where our column is a number or a time.",
+        "[Polars](https://docs.pola.rs/api/python/stable/reference/sql/). Columns of CSV and JSON are text, so "
+        "numbers need `CAST`, dates `DATE(x)` and times `STRPTIME(x, form)`. Where one of these cannot read what is"
+        " there, it is null, and costs its row where our column is a number or a time.",
         """
         source:
           columns:
@@ -164,8 +166,9 @@ CASES = (
     ),
     Case(
         "What the file does not say",
-        "`{value: …}` is the same for all rows. `{path: …}` is what the group of a regular expression finds in the path "
-        "below `data/raw`. Without a start, a row counts on the day in the file's name, or else in that of its folder.",
+        "`{value: …}` is the same for all rows. `{path: …}` is what the group of a regular expression finds in the "
+        "path below `data/raw`. Without a start, a row counts on the day in the file's name, or else in that of its"
+        " folder.",
         """
         source:
           required: [user_id, event_type]
