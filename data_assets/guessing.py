@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,13 @@ from data_assets.ingest.records import MALFORMED, collected
 from data_assets.planning import FilePlan, files_below, open_text, plan_files, take_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 HEAD_CHARACTERS = 256 << 10
 ROWS = 20_000
 NESTED_ROWS = 200
 FIRST_VALUES = 50
+MOST_COLUMNS = 2_000  # the others are in the file, but hardly what somebody looks for
 MOST_READ = 0.8
 MOST_FILES = 20
 FEW_KINDS = 50
@@ -76,6 +78,7 @@ FORMATS = (
     *EPOCHS,
 )  # fmt: skip
 _ONLY_NAMED = (*EPOCHS, "%Y%m%d", "%Y%m%d%H%M%S")
+_SHORTEST, _LONGEST, _FEWEST_DIGITS = len("1/2/24"), 60, 4  # of a time's text
 _TIME_NAME = re.compile(r"time|date|stamp|epoch|start|begin|end|day|when|(^|_)(ts|at)$", re.IGNORECASE)
 _SANE = (dt.datetime(1990, 1, 1), dt.datetime(2100, 1, 1))  # noqa: DTZ001 - wall time
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W\d_]+")
@@ -228,7 +231,8 @@ def _look(path: Path) -> tuple[bool, list[Profile], str | None]:
         if records.format.startswith("csv"):
             with open_text(sample.path, records) as text:
                 delimiter = guess_delimiter(text.read(HEAD_CHARACTERS))
-    return header, [_profile(column) for column in [*frame.get_columns(), *_nested(frame)]], delimiter
+    columns = islice(chain(frame.get_columns(), _nested(frame)), MOST_COLUMNS)
+    return header, [_profile(column) for column in columns], delimiter
 
 
 def _looks_like_values(names: Sequence[str]) -> bool:
@@ -239,9 +243,8 @@ def _looks_like_values(names: Sequence[str]) -> bool:
     )
 
 
-def _nested(frame: pl.DataFrame) -> list[pl.Series]:
+def _nested(frame: pl.DataFrame) -> Iterator[pl.Series]:
     """What stands inside of JSON objects, one level down, under names such as ``actor.id``."""
-    found: list[pl.Series] = []
     for column in frame.get_columns():
         if column.dtype != pl.String or not column.drop_nulls().head(5).str.starts_with("{").any():
             continue
@@ -256,8 +259,7 @@ def _nested(frame: pl.DataFrame) -> list[pl.Series]:
             items = [row.get(key) for row in rows]
             if not any(isinstance(item, dict | list) for item in items):
                 texts = [None if item is None else str(item) for item in items]
-                found.append(pl.Series(f"{column.name}.{key}", texts, dtype=pl.String))
-    return found
+                yield pl.Series(f"{column.name}.{key}", texts, dtype=pl.String)
 
 
 def _profile(column: pl.Series) -> Profile:
@@ -288,7 +290,19 @@ def _time_form(column: pl.Series) -> tuple[str | None, tuple[str, ...]]:
         return None, ()
     first = column.head(FIRST_VALUES)
     tried = [f for f in ("", *FORMATS) if f not in _ONLY_NAMED or _TIME_NAME.search(column.name)]
-    promising = [f for f in tried if _read_as(first, f) >= MOST_READ / 2]
+    if column.dtype == pl.String:  # most hold nothing like it, and to try every format takes a tenth of a second
+        of_length = first.str.len_chars().is_between(_SHORTEST, _LONGEST)
+        may_be = of_length & (first.str.count_matches("[0-9]") >= _FEWEST_DIGITS)
+        is_number = first.cast(pl.Float64, strict=False).is_not_null()
+        likely = {kind: (may_be & (is_number == kind)).sum() >= first.len() * MOST_READ / 2 for kind in (False, True)}
+        tried = [f for f in tried if likely[f in _ONLY_NAMED]]
+    promising = []
+    for form in tried:
+        share = _read_as(first, form)
+        promising += [form] if share >= MOST_READ / 2 else []
+        if share == 1:
+            promising += [f for f in tried if f not in promising and _swapped(f) == form]
+            break
     shares = {form: _read_as(column, form) for form in promising}
     best = max(shares, key=lambda f: shares[f], default=None)
     if best is None or shares[best] < MOST_READ:

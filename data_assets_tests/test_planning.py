@@ -417,6 +417,19 @@ def test_init_finds_the_format_of_times(tmp_path, monkeypatch, when, formats, am
     assert ("AMBIGUOUS" in (tmp_path / "pipeline.yaml").read_text()) == ambiguous
 
 
+def test_init_looks_at_no_more_columns_than_anybody_would(tmp_path, monkeypatch):
+    """One object of a hundred thousand keys is some program's settings; to look at all took an hour."""
+    record = {f"key{n}": {str(m): "2024-03-01" for m in range(10)} for n in range(10_000)}
+    monkeypatch.chdir(tmp_path)
+    Path("x.json").write_text(json.dumps([{"user_id": 1, "session_start": "2024-03-01", **record}]))
+    looked = []
+    profile = guessing._profile
+    monkeypatch.setattr(guessing, "_profile", lambda column: looked.append(column.name) or profile(column))
+    found = guessing.propose([Path("x.json")], Path("data/raw"))
+    assert (len(looked), looked[:2]) == (2_000, ["user_id", "session_start"])
+    assert found.plans[0].rows == 1
+
+
 @pytest.mark.parametrize(
     ("second", "dtype", "form"),
     [
