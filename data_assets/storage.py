@@ -53,13 +53,14 @@ HEADERS, BLOCKS = (8_192, 4_096), 12_288  # of a DuckDB file: length and place o
 GRACE_SECONDS = 24 * 3600  # a version that nobody points to is kept this long, for readers that already opened it
 ROW_GROUP, LEAST_GROUP = 524_288, 16_384  # small enough to prune and to stream, measured in docs/decisions/0002
 GROUP_CELLS, GROUP_BYTES = 2**22, 64 << 20  # of more than 8 columns, or of long texts, a row group has fewer rows
+RECORD, RECORD_BYTES = "record", 512  # what a refused row is taken to hold of texts
 LOOKED_AT = 100  # so many rows tell how long the texts are
 
 
 def written_as(contract: Table, frame: pl.LazyFrame) -> dict[str, Any]:
     """How a day of a table is written, for ``sink_parquet``; the same for the same rows in the same order."""
-    length = text_length(frame) if contract.is_open else 0.0  # the events' texts; those of other tables are few
-    return parquet_options(len(frame.collect_schema()), length)
+    length = RECORD_BYTES if RECORD in contract.names else 0.0  # the texts of other tables are few
+    return parquet_options(len(frame.collect_schema()), text_length(frame) if contract.is_open else length)
 
 
 def parquet_options(columns: int, text_length: float = 0.0) -> dict[str, Any]:

@@ -828,3 +828,12 @@ def test_a_table_with_long_texts_is_the_same_file_whichever_way_its_day_is_worke
         names.add(version.path.name)  # after its bytes
         assert pq.read_metadata(version.path).num_row_groups == 10
     assert len(names) == 1
+
+
+def test_refused_rows_which_have_their_records_with_them_come_in_smaller_row_groups(tmp_path):
+    """Of as many as of other rows a day that is refused by half took half as much memory again."""
+    most = {
+        table.name: storage.written_as(table, table.empty().lazy())["row_group_size"] for table in (EVENTS, RECORDS)
+    }
+    assert most == {"raw_events": storage.ROW_GROUP, "quarantined_events": storage.GROUP_BYTES // storage.RECORD_BYTES}
+    assert most["quarantined_events"] * 4 == most["raw_events"]
