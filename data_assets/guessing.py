@@ -231,7 +231,8 @@ def _look(path: Path) -> tuple[bool, list[Profile], str | None]:
         if records.format.startswith("csv"):
             with open_text(sample.path, records) as text:
                 delimiter = guess_delimiter(text.read(HEAD_CHARACTERS))
-    columns = islice(chain(frame.get_columns(), _nested(frame)), MOST_COLUMNS)
+    named = (c for c in chain(frame.get_columns(), _nested(frame)) if "\0" not in c.name)  # else it cannot be written
+    columns = islice(named, MOST_COLUMNS)
     return header, [_profile(column) for column in columns], delimiter
 
 

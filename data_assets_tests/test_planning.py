@@ -417,6 +417,15 @@ def test_init_finds_the_format_of_times(tmp_path, monkeypatch, when, formats, am
     assert ("AMBIGUOUS" in (tmp_path / "pipeline.yaml").read_text()) == ambiguous
 
 
+def test_init_leaves_out_columns_whose_names_no_configuration_can_hold(tmp_path, monkeypatch):
+    """As what macOS lays beside a file, a `._name.csv`, begins with; its words look like a description."""
+    monkeypatch.chdir(tmp_path)
+    Path("x.csv").write_bytes(b"user_id,session_start,event_type,note\0\n1,2024-03-01,view,some words\n")
+    found = guessing.propose([Path("x.csv")], Path("data/raw"))
+    assert "\\0" not in found.text
+    assert (found.plans[0].error, found.plans[0].refused) == (None, 0)
+
+
 def test_init_looks_at_no_more_columns_than_anybody_would(tmp_path, monkeypatch):
     """One object of a hundred thousand keys is some program's settings; to look at all took an hour."""
     record = {f"key{n}": {str(m): "2024-03-01" for m in range(10)} for n in range(10_000)}
