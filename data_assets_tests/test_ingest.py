@@ -563,6 +563,8 @@ def test_sql_reads_dates_and_times_row_by_row(tmp_path, sql, values):
     "sql",
     [
         "CAST(nope AS DOUBLE)", "value +", "sum(TRY_CAST(value AS DOUBLE))", "value::DOUBLE", "f(value)",
+        "UNNEST(STRING_TO_ARRAY(value, '.'))", "NOW()", "CASE WHEN value = '1' THEN CURRENT_DATE END",
+        "Current_Timestamp", "current_time", "LOCALTIME", "LOCALTIMESTAMP",
         "EXTRACT(DAY FROM CAST(metadata AS DATE))", "EXTRACT(DAY FROM TIMESTAMP(metadata))", "DATE('2024-13-01')",
         f"CASE {' '.join(f'WHEN value = {n} THEN EXTRACT(DAY FROM DATE(metadata))' for n in range(200))} END",
     ],
@@ -578,6 +580,12 @@ def test_sql_over_a_column_that_is_not_there_names_the_nearest(tmp_path):
     settings = config(columns={"value": {"sql": "CAST(valeu AS DOUBLE)"}})
     with pytest.raises(ConfigurationError, match=r"no column valeu \(nearest: value\)"):
         ingest.classify(opened(tmp_path, HEADER + ROW + "\n", settings=settings), "a.csv", HOME, settings)
+
+
+def test_sql_may_name_what_it_may_not_ask(tmp_path):
+    sql = """CASE WHEN metadata = 'NOW()' THEN 'Explode' || "now" || "current_date" END"""
+    text = "user_id,session_start,event_type,now,current_date,metadata\n1,2024-01-01,a,b,c,NOW()\n"
+    assert classified(tmp_path, text, columns={"metadata": {"sql": sql}})["metadata"].to_list() == ["Explodebc"]
 
 
 def test_casts_in_quotes_stay():

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from data_assets.config import PipelineConfig
 
 _CAST = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<cast>\bCAST\s*\()""", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|(?P<clock>\bNOW\s*\(|\b(?:CURRENT_DATE|(?:CURRENT_|LOCAL)TIME(?:STAMP)?)\b)""",
+    re.IGNORECASE,
+)
 _PIECE = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[()]|\bAS\b""", re.IGNORECASE)
 _USUAL_FORMS = {"Date": "%Y-%m-%d", "Time": "%H:%M:%S"}  # else the engine takes that of the first text of each batch
 
@@ -224,6 +228,12 @@ def _from_sql(
     expression = _parse(name, sql)
     if "strict_cast" in str(expression):
         raise _refused(name, sql, "write CAST(x AS type) instead of x::type", records.columns)
+    if any(found["clock"] for found in _CLOCK.finditer(sql)):
+        raise _refused(
+            name, sql, "it asks the clock, so the same file would be other events each time", records.columns
+        )
+    if '"Explode":{' in expression.meta.serialize(format="json"):
+        raise _refused(name, sql, "it makes several rows of one", records.columns)
     names: dict[str, pl.Expr] = {}
     uses = []
     for root in dict.fromkeys(expression.meta.root_names()):
