@@ -2,9 +2,9 @@
 
 Here: one function per engine, from a file of five columns (CSV, where everything is text, or Parquet, typed) to Parquet
 files in a folder: ``raw_events``, ``quarantined``, ``session_metrics``, ``outliers``, ``event_distribution``,
-``summary_statistics``. Written as somebody who knows the engine would, with neither checks nor ledger, reasons of
-refused rows, atomic publishing, report or event log; only Polars, which has this project's design, says of each row
-where it stood. Each function imports its engine itself, so that the interpreter
+``summary_statistics``. Events and what is taken from them have the file and the line that they stood in, as the
+project's have. Written as somebody who knows the engine would, with neither checks nor ledger, reasons of
+refused rows, atomic publishing, report or event log. Each function imports its engine itself, so that the interpreter
 of another environment can run it, and calls ``done`` with the name of each of STEPS when that is finished. Not here:
 measuring (``pipeline.py``).
 """
@@ -167,14 +167,19 @@ def bare_duckdb(source: Path, folder: Path, done: Callable[[str], None]) -> None
 
     to = "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"
     events = f"'{folder}/raw_events.parquet'"
+    place = f"'{source.name}' AS source_file"
     if source.suffix == ".parquet":
-        typed = f"SELECT * FROM '{source}'"
+        typed = (
+            f"SELECT * EXCLUDE file_row_number, {place}, file_row_number + 1 AS source_line "
+            f"FROM read_parquet('{source}', file_row_number = true)"
+        )
     else:
         casts = ", ".join(
             f"TRY_CAST({c} AS {t}) AS {c}"
             for c, t in zip(NAMES, ("BIGINT", "TIMESTAMP", "TIMESTAMP", "VARCHAR", "DOUBLE"), strict=True)
         )
-        typed = f"SELECT {casts} FROM read_csv('{source}', all_varchar = true, header = true)"
+        line = "row_number() OVER () + 1 AS source_line"
+        typed = f"SELECT {casts}, {place}, {line} FROM read_csv('{source}', all_varchar = true, header = true)"
     good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
     numbers = """count({c}) AS count, count(*) - count({c}) AS null_count, avg({c}) AS mean, stddev_samp({c}) AS std,
         min({c})::VARCHAR AS min, quantile_cont({c}, 0.25) AS p25, quantile_cont({c}, 0.5) AS p50,
@@ -186,7 +191,7 @@ def bare_duckdb(source: Path, folder: Path, done: Callable[[str], None]) -> None
     timed = f"SELECT user_id, value, {duration} AS duration FROM ({filled})"
     with duckdb.connect() as connection:
         run = connection.execute
-        run("SET preserve_insertion_order = false")
+        run(f"SET preserve_insertion_order = {source.suffix != '.parquet'}")  # lines of CSV are counted as they come
         run(f"CREATE TEMP VIEW typed AS {typed}")
         run(f"COPY (SELECT * FROM typed WHERE {good}) TO {events} {to}")
         run(f"COPY (SELECT * FROM typed WHERE NOT coalesce({good}, false)) TO '{folder}/quarantined.parquet' {to}")
@@ -231,13 +236,15 @@ def bare_chdb(source: Path, folder: Path, done: Callable[[str], None]) -> None:
         )
 
     events = f"file('{folder}/raw_events.parquet', Parquet)"
+    place = f"'{source.name}' AS source_file"
     if source.suffix == ".parquet":
-        typed = f"SELECT * FROM file('{source}', Parquet)"
+        typed = f"SELECT *, {place}, _row_number + 1 AS source_line FROM file('{source}', Parquet)"
     else:
         typed = f"""SELECT toInt64OrNull(user_id) AS user_id,
             parseDateTimeOrNull(session_start, '%Y-%m-%d %H:%i:%s') AS session_start,
             parseDateTimeOrNull(session_end, '%Y-%m-%d %H:%i:%s') AS session_end, event_type,
-            toFloat64OrNull(value) AS value FROM file('{source}', CSVWithNames, 'user_id String, session_start String,
+            toFloat64OrNull(value) AS value, {place}, rowNumberInAllBlocks() + 2 AS source_line
+            FROM file('{source}', CSVWithNames, 'user_id String, session_start String,
             session_end String, event_type String, value String')"""
     good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
     run(f"SELECT * FROM ({typed}) WHERE {good}", "raw_events")
@@ -300,10 +307,12 @@ def tutorial_pandas(source: Path, folder: Path, done: Callable[[str], None]) -> 
     for column in TIMES:
         frame[column] = pd.to_datetime(frame[column], errors="coerce")
     frame["value"] = pd.to_numeric(frame["value"], errors="coerce")
+    frame["source_file"] = source.name
+    frame["source_line"] = frame.index + (1 if source.suffix == ".parquet" else 2)
     good = frame[["user_id", "session_start", "event_type", "value"]].notna().all(axis=1)
-    frame[~good].to_parquet(folder / "quarantined.parquet")
+    frame[~good].to_parquet(folder / "quarantined.parquet", index=False)
     events = frame[good]
-    events.to_parquet(folder / "raw_events.parquet")
+    events.to_parquet(folder / "raw_events.parquet", index=False)
     done("ingest")
     timed = events.sort_values(["user_id", "session_start", "session_end"], na_position="first")
     timed["session_end"] = timed.groupby("user_id")["session_end"].transform(lambda x: x.bfill())
@@ -317,7 +326,7 @@ def tutorial_pandas(source: Path, folder: Path, done: Callable[[str], None]) -> 
         mean_value=("value", "mean"),
         anomaly_count=("duration", lambda x: (x <= 0).sum()),
     )
-    users.round(2).reset_index().to_parquet(folder / "session_metrics.parquet")
+    users.round(2).reset_index().to_parquet(folder / "session_metrics.parquet", index=False)
     done("session metrics")
     rows = []
     for name in (*LABELS, "value", "duration"):
@@ -329,16 +338,16 @@ def tutorial_pandas(source: Path, folder: Path, done: Callable[[str], None]) -> 
             row |= {"mean": column.mean(), "std": column.std()}
             row |= dict(zip(("p25", "p50", "p75"), quantiles, strict=True))
         rows.append(row)
-    pd.DataFrame(rows).to_parquet(folder / "summary_statistics.parquet")
+    pd.DataFrame(rows).to_parquet(folder / "summary_statistics.parquet", index=False)
     done("summary statistics")
     value = events["value"]
     p25, p50, p75 = value.quantile([0.25, 0.5, 0.75])
     span = FACTOR * (p75 - p25)
     outliers = events[(value < p25 - span) | (value > p75 + span)].copy()
     outliers["outlier_score"] = ((outliers["value"] - p50) / value.std()).round(6)
-    outliers.to_parquet(folder / "outliers.parquet")
+    outliers.to_parquet(folder / "outliers.parquet", index=False)
     done("outliers")
     types = events["event_type"].value_counts().rename_axis("event_type").reset_index(name="count")
     types["proportion"] = types["count"] / types["count"].sum()
-    types.to_parquet(folder / "event_distribution.parquet")
+    types.to_parquet(folder / "event_distribution.parquet", index=False)
     done("event distribution")
