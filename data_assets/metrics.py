@@ -62,6 +62,7 @@ from data_assets.quantities import (
     round_one,
     rounded,
     scaled_std,
+    whole_and_fraction,
 )
 from data_assets.storage import rows_within, whole_numbers
 
@@ -466,7 +467,8 @@ def _added_up(timed: pl.LazyFrame, magnitude: float, *, is_whole: bool) -> pl.La
     extent = timed.select_seq(duration.max().alias("max"), duration.min().alias("min"), pl.len())
     longest, shortest, rows = extent.collect(engine=chosen()).row(0)
     is_long = not is_whole or max(abs(longest or 0), abs(shortest or 0)) * rows > INT64_MAX
-    is_large = not is_whole or (magnitude + 1) * FIXED * rows >= INT64_MAX // 2
+    is_large = not is_whole or magnitude * rows >= INT64_MAX // 2
+    whole, fraction = whole_and_fraction(pl.col(VALUE), magnitude)
     per_user = timed.group_by(USER).agg(
         pl.len().cast(pl.Int64).alias("total_sessions"),
         duration.count().alias("timed"),
@@ -474,7 +476,9 @@ def _added_up(timed: pl.LazyFrame, magnitude: float, *, is_whole: bool) -> pl.La
         duration.max().alias("longest"),
         pl.when(duration > 0).then(duration).min().alias("shortest"),  # a filter in a group costs three times that
         (duration <= 0).sum().cast(pl.Int64).alias("anomaly_count"),
-        fixed(pl.col(VALUE), pl.Int128 if is_large else pl.Int64).sum().alias("value_sum"),
+        # Two sums in 64 bits take two thirds of the time of one in 128.
+        whole.cast(pl.Int128 if is_large else pl.Int64).sum().alias("value_whole"),
+        fraction.sum().alias("value_fraction"),
         pl.col(VALUE).count().alias("valued"),
     )
     if magnitude < FIXED_LIMIT:
@@ -485,7 +489,7 @@ def _added_up(timed: pl.LazyFrame, magnitude: float, *, is_whole: bool) -> pl.La
 
 def _put_together(parts: Sequence[pl.DataFrame]) -> pl.LazyFrame:
     """The same of users who stand in several."""
-    sums = ("total_sessions", "timed", "duration_sum", "anomaly_count", "value_sum", "valued")
+    sums = ("total_sessions", "timed", "duration_sum", "anomaly_count", "value_whole", "value_fraction", "valued")
     every = pl.concat(parts)
     huge = [pl.col("huge").explode(empty_as_null=False).drop_nulls()] if "huge" in every.columns else []
     return every.lazy().group_by(USER).agg(pl.sum(*sums), pl.max("longest"), pl.min("shortest"), *huge)
@@ -493,7 +497,7 @@ def _put_together(parts: Sequence[pl.DataFrame]) -> pl.LazyFrame:
 
 def _sessions(per_user: pl.LazyFrame, precision: int, magnitude: float) -> pl.DataFrame:
     """Rows of session_metrics of what ``_added_up`` tells, in no promised order."""
-    value_sum = pl.col("value_sum").cast(pl.Int128).cast(pl.Float64)
+    value_sum = (pl.col("value_whole").cast(pl.Int128) * FIXED + pl.col("value_fraction")).cast(pl.Float64)
     total = divided(value_sum, FIXED)
     mean = value_sum / (pl.col("valued").cast(pl.Float64) * FIXED)
     if magnitude >= FIXED_LIMIT:

@@ -224,13 +224,23 @@ def _collected(frame: pl.LazyFrame) -> pl.DataFrame:
 # ---- Sums --------------------------------------------------------------------------------------------------------
 
 
-def fixed(value: pl.Expr, dtype: type[pl.DataType] = pl.Int128) -> pl.Expr:
-    """Finite doubles as multiples of 1e-9, in 128 bits, where those of FIXED_LIMIT and more are null, or all in 64."""
-    if dtype == pl.Int128:
+def fixed(value: pl.Expr) -> pl.Expr:
+    """Finite doubles as multiples of 1e-9, in 128 bits; those of FIXED_LIMIT and more are null."""
+    whole, fraction = whole_and_fraction(value)
+    return whole.cast(pl.Int128) * FIXED + fraction
+
+
+def whole_and_fraction(value: pl.Expr, magnitude: float = math.inf) -> tuple[pl.Expr, pl.Expr]:
+    """The whole parts of finite doubles, and what is beside them in multiples of 1e-9, in 64 bits each.
+
+    Args:
+        value: those of FIXED_LIMIT and more come to null.
+        magnitude: what none of them exceeds, either way.
+    """
+    if magnitude >= FIXED_LIMIT:
         value = pl.when(value.abs() < FIXED_LIMIT).then(value)
     whole = value.cast(pl.Int64)
-    fraction = ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
-    return whole.cast(dtype) * FIXED + fraction.cast(dtype)
+    return whole, ((value - whole.cast(pl.Float64)) * FIXED).round().cast(pl.Int64)
 
 
 def exact_sum(values: Iterable[float]) -> Fraction:
