@@ -14,6 +14,7 @@ import contextlib
 import datetime as dt
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -67,6 +68,14 @@ def parquet_options(columns: int, text_length: float = 0.0) -> dict[str, Any]:
     """How a day of so many columns is written, and of texts that are so long together, for ``sink_parquet``."""
     size = max(LEAST_GROUP, min(row_group(columns), int(GROUP_BYTES // max(1.0, text_length))))
     return {"compression": "zstd", "compression_level": 1, "statistics": True, "row_group_size": size}
+
+
+def arrow_schema(schema: pl.Schema) -> dict[str, str]:
+    """What a Parquet file of this schema says of its columns' types, to be said of enumerations written as texts."""
+    file = io.BytesIO()
+    pl.DataFrame(schema=schema).write_parquet(file)
+    file.seek(0)
+    return {name: text for name, text in pl.read_parquet_metadata(file).items() if name == "ARROW:schema"}
 
 
 def text_length(frame: pl.LazyFrame) -> float:

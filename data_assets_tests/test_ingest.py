@@ -14,6 +14,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from polars.testing import assert_frame_equal
 from data_assets import ingest
 from data_assets.config import PipelineConfig
 from data_assets.contracts import QUARANTINED_EVENTS, tables
+from data_assets.engine import FEW_ROWS
 from data_assets.errors import ConfigurationError, MissingColumnsError, SourceFileError
 from data_assets.ingest import delimited, exact, values
 from data_assets.ingest.mapping import lenient
@@ -1183,3 +1185,41 @@ def test_a_column_called_day_is_one_like_others(tmp_path, extra_columns, mapped)
     written = {p.parent.parent.name: pl.read_parquet(p, hive_partitioning=False) for p in tmp_path.rglob("out/*/*/*")}
     assert (written["valid"].height, written["quarantined"].height) == (2, 1)
     assert (other in written["valid"].columns) == (extra_columns == "keep")
+
+
+# ---- the look at the bytes, and what is written in one go -------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text('a,;\n\r\0"é', min_size=1, max_size=30), st.integers(0, 3), st.integers(1, 9), st.sampled_from(",;"))
+@example("a,a\na,\n,", 1, 4, ",")
+@example("a,a\r\na;\r\n", 1, 4, ",")
+def test_the_look_sees_what_plain_python_sees_whatever_the_blocks(tmp_path_factory, text, per_line, block, delimiter):
+    path = tmp_path_factory.mktemp("look") / "a.csv"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "_BLOCK", block)
+        look = delimited.scan_bytes(path, delimiter, per_line)
+    lines = text.removesuffix("\n").split("\n")
+    bare = len(re.findall("\r(?!\n)", text))
+    assert look.even == all(line.count(delimiter) == per_line for line in lines)
+    assert look.lines == text.count("\n") + bare + (text[-1] not in "\r\n")
+    assert (look.quoted, look.nul, look.bare_cr, look.utf8) == ('"' in text, "\0" in text, bare > 0, True)
+
+
+def test_a_day_written_in_one_go_says_text_of_its_file_to_every_reader(tmp_path):
+    """The engine writes the one name as an enumeration; nobody who reads the file is to notice."""
+    name = "in/Käufe 'é\".csv"
+    settings_, rows = config(), FEW_ROWS + 1
+    records = opened(tmp_path, HEADER + f"{ROW}\n" * rows, name, settings_)
+    day = dt.date(2024, 1, 1)
+    ingest.split_file(records, name, HOME, [day], settings_, tmp_path / "out", is_all=True)
+    [path] = (tmp_path / "out" / "valid").rglob("*.parquet")
+    schema = tables()["raw_events"].schema
+    assert pl.read_parquet_schema(path) == schema
+    assert pl.scan_parquet(path).filter(source_file=name).select(pl.len()).collect(engine="streaming").item() == rows
+    told, plain = pq.read_schema(path), pl.DataFrame(schema=schema)
+    plain.write_parquet(tmp_path / "plain.parquet")
+    assert told == pq.read_schema(tmp_path / "plain.parquet")
+    of_file = duckdb.execute("SELECT DISTINCT source_file, typeof(source_file) FROM read_parquet(?)", [str(path)])
+    assert of_file.fetchall() == [(name, "VARCHAR")]

@@ -18,7 +18,7 @@ from data_assets.engine import chosen, scan_named
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, numbers_in, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
-from data_assets.storage import LOOKED_AT, parquet_options, row_group, rows_of, text_length
+from data_assets.storage import LOOKED_AT, arrow_schema, parquet_options, row_group, rows_of, text_length
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -387,12 +387,15 @@ def _sink(
     """The frame on its way to a file for each day; not compressed when it is read once and thrown away."""
     if is_all:
         [day] = days or ()
-        rows, length = frame.drop(DAY), 0.0
+        rows, length, told = frame.drop(DAY), 0.0, None
+        schema = rows.collect_schema()
         if chosen() == "streaming":  # few rows are one row group in any case
             [first] = collected([rows.head(LOOKED_AT)], relative)
             length = text_length(first.lazy())
-        path, how = _folder(target, day) / WHOLE_DAY, parquet_options(len(rows.collect_schema()), length)
-        return rows.sink_parquet(path, mkdir=True, lazy=True, **how)
+            # Of one name for all rows none is looked up: a tenth of writing. Who reads the file finds text as ever.
+            rows, told = rows.with_columns(source_file=pl.lit(relative, pl.Enum([relative]))), arrow_schema(schema)
+        path, how = _folder(target, day) / WHOLE_DAY, parquet_options(len(schema), length)
+        return rows.sink_parquet(path, mkdir=True, lazy=True, metadata=told, **how)
     few = days is not None and len(days) <= FEW_DAYS
     size = min(row_group(len(frame.collect_schema())), most or (ROW_GROUP_PARTS if few else ROW_GROUP_MANY_DAYS))
     how = {"compression": "uncompressed", "row_group_size": size}
@@ -525,7 +528,8 @@ def _nulls(config: PipelineConfig, *, must: bool) -> list[str]:
 
 def _is_said(text: pl.Expr, nulls: list[str]) -> pl.Expr:
     """Whether a text is one that ``blank_to_null`` leaves as it is, at first sight."""
-    return ((text >= "!") & ~text.str.ends_with(" ") & ~text.is_in(nulls)).fill_null(value=False)
+    last = text.cast(pl.Binary).bin.get(-1, null_on_oob=True)  # in half the time that the end of a text takes
+    return ((text >= "!") & (last != ord(" ")) & ~text.is_in(nulls)).fill_null(value=False)
 
 
 def _left_blank(name: str, config: PipelineConfig) -> pl.Expr:
