@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["connect"]
 
-# Polars' allocator reads it when it is loaded, so it cannot wait: with two arenas, and freed memory given back after two
-# seconds in place of ten, long days peak lower at the same speed (docs/decisions/0008). An operator's own setting wins.
+# Polars' allocator reads it when it is loaded, so it cannot wait: with two arenas, and freed memory given back within
+# two seconds, not ten, long days peak lower at the same speed (docs/decisions/0008). An operator's own setting wins.
 os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:2")
 
 
