@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["connect"]
 
-# Polars' allocator reads it when it is loaded, so it cannot wait: with two arenas, and freed memory given back within
-# two seconds, not ten, long days peak lower at the same speed (docs/decisions/0008). An operator's own setting wins.
-os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:2")
+# Polars' allocator reads it when it is loaded, so it cannot wait: with two arenas, and freed memory given back after
+# a fifth of a second, long days peak a third lower (docs/decisions/0008). Where there is room, memory.settle_allocator
+# has it given back later. An operator's own setting wins.
+os.environ.setdefault("_RJEM_MALLOC_CONF", "dirty_decay_ms:200,muzzy_decay_ms:0,narenas:2")
 
 
 def __getattr__(name: str) -> object:

@@ -34,12 +34,13 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from data_assets import drift, retries
 from data_assets.config import PipelineConfig
-from data_assets.contracts import REASONS, Table
+from data_assets.contracts import Table
 from data_assets.duplicates import PLACE
 from data_assets.engine import chosen
 from data_assets.errors import DataAssetsError, visible
 from data_assets.publish import Published
 from data_assets.quantities import MOST_PARTS, parts_on_disk
+from data_assets.reasons import REASONS
 from data_assets.report.text import plural
 from data_assets.storage import DayLog, Finding, extremes, rows_of
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_assets import errors, logs
+from data_assets import errors, logs, memory
 from data_assets.alert_commands import after_run, alerts
 from data_assets.commands import (
     as_day,
@@ -154,6 +154,7 @@ def _make(
     publish_rest: bool = False,
 ) -> Summary:
     """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
+    memory.settle_allocator(config.memory)  # before the modules that load Polars
     from data_assets import disk, landing, periods
     from data_assets.partitions import cut, days_of
     from data_assets.publish import published_names

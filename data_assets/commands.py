@@ -21,8 +21,8 @@ import click
 
 from data_assets import logs
 from data_assets.config import load_config
-from data_assets.contracts import REASONS
 from data_assets.errors import UsageError, visible
+from data_assets.reasons import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

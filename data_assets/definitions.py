@@ -11,6 +11,7 @@ import warnings
 from dagster import BetaWarning, Definitions, PreviewWarning, definitions, in_process_executor
 from dagster_duckdb import DuckDBResource
 
+from data_assets import memory
 from data_assets.config import PipelineConfig, load_config
 
 # Used on purpose, pinned and tested: backfill policies (beta), partitioned checks (preview).
@@ -30,6 +31,7 @@ TABLES_WITH_DAYS = (
 
 def build_definitions(config: PipelineConfig) -> Definitions:
     """The whole project for one configuration."""
+    memory.settle_allocator(config.memory)  # before the modules that load Polars
     from data_assets import alerts, assets, checks, jobs, retries, sensors
     from data_assets.io_managers import LakeIOManager, ReportFiles, WarehouseIOManager
     from data_assets.partitions import daily_partitions

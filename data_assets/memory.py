@@ -1,8 +1,8 @@
 """What a day will need, what there is, and how the day is therefore worked on.
 
-Here: the prediction, the look at the limits, the choice between three ways. Not here: what each way does
-(``metrics.py``, ``filling.py``, ``quantities.py``), how files are read, which always streams (``ingest/``), or the
-engine's own switches (``engine.py``). All ways give the same tables, byte for byte.
+Here: the prediction, the look at the limits, the choice between three ways, and how soon freed memory is given back.
+Not here: what each way does (``metrics.py``, ``filling.py``, ``quantities.py``), how files are read, which always
+streams (``ingest/``), or the engine's own switches (``engine.py``). All ways give the same tables, byte for byte.
 
 - ``eager``: the day's columns are held as a whole, where that fits easily; the fastest. Above EAGER_ROWS what it saves,
   a quarter of a stage, is not worth more than a gigabyte, however much there is (docs/decisions/0008).
@@ -33,6 +33,11 @@ TEXT_INLINE = 12
 # (`python -m benchmarks.memory`); which do is known only when the day is there.
 HELD_FACTOR = 3.8
 KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES = 120, 80_000_000
+
+ALLOCATOR = "_RJEM_MALLOC_CONF"
+GIVEN_BACK_SOON = "dirty_decay_ms:200,muzzy_decay_ms:0,narenas:2"  # freed memory; what the package sets at first
+GIVEN_BACK_LATE = "dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:2"  # holds up to 150 MB more, for a twentieth less CPU
+ROOM = 4_000_000_000  # where so many bytes are there for a day, those 150 MB are nothing
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,19 @@ def available(config: MemoryConfig, root: Path = Path("/")) -> int:
     free = [limit - own for limit in limits if limit is not None]
     free.append(_free(root))
     return max(0, int(min(free) * (1 - config.margin)))
+
+
+def settle_allocator(config: MemoryConfig, root: Path = Path("/")) -> None:
+    """Say when Polars' allocator is to give back what is freed: late where there is room, else soon.
+
+    For this process, if Polars is not loaded yet, and for those that it starts. What an operator has set is left alone.
+
+    Args:
+        config: ``memory`` of pipeline.yaml.
+        root: where /proc and /sys are.
+    """
+    if os.environ.get(ALLOCATOR) in (GIVEN_BACK_SOON, GIVEN_BACK_LATE):
+        os.environ[ALLOCATOR] = GIVEN_BACK_LATE if available(config, root) >= ROOM else GIVEN_BACK_SOON
 
 
 def _limits(root: Path) -> Iterator[int]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from data_assets import ingest, staging
-from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
+from data_assets.contracts import QUARANTINED_EVENTS, tables
 from data_assets.errors import UsageError, visible
 from data_assets.landing import files_of
+from data_assets.reasons import REASONS
 from data_assets.report.files import harmless
 from data_assets.storage import fsync_path, scratch_folder
 

@@ -14,7 +14,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 # Each room may import those before it, and itself.
 ORDER = (
-    "errors", "failures", "progress", "history", "engine", "config", "disk", "memory", "contracts", "logs",
+    "errors", "reasons", "failures", "progress", "history", "engine", "config", "disk", "memory", "contracts", "logs",
     "runs", "telemetry", "partitions", "storage", "ingest", "drift", "landing", "planning", "guessing", "quantities",
     "duplicates", "filling", "metrics", "cleaning", "staging", "report", "periods", "retention", "quarantine", "demo",
     "publish", "query", "incidents", "exposition", "causes", "messages", "retries", "io_managers", "checks", "assets",
@@ -22,6 +22,7 @@ ORDER = (
 )  # fmt: skip
 PURE = (
     "errors",
+    "reasons",
     "failures",
     "progress",
     "engine",
@@ -120,13 +121,17 @@ def test_every_query_names_its_engine(path: Path) -> None:
     assert silent == []
 
 
-def test_importing_definitions_reads_nothing_and_leaves_the_heavy_libraries_out(tmp_path: Path) -> None:
-    """In a fresh interpreter, in an empty folder, with a configuration that would fail if it were read."""
+@pytest.mark.parametrize("module", ["definitions", "cli"])
+def test_importing_an_edge_reads_nothing_and_leaves_the_heavy_libraries_out(tmp_path: Path, module: str) -> None:
+    """In a fresh interpreter, in an empty folder, with a configuration that would fail if it were read.
+
+    Polars' allocator takes its settings when Polars is loaded: ``memory.settle_allocator`` has to come before.
+    """
     (tmp_path / "pipeline.yaml").write_text("no_such_key: 1\n")
     code = (
-        "import sys, data_assets.definitions\n"
+        f"import sys, data_assets.{module}\n"
         "loaded = {m.split('.')[0] for m in sys.modules}\n"
-        "print(sorted(loaded & {'pandas', 'numpy', 'pandera', 'jinja2.environment'}))"
+        "print(sorted(loaded & {'pandas', 'numpy', 'pandera', 'jinja2.environment', 'polars', 'pyarrow'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

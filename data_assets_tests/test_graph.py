@@ -27,9 +27,9 @@ from dagster import AssetCheckSeverity, AssetKey, AssetRecordsFilter, build_sche
 from data_assets import checks, engine, ingest, metrics, staging
 from data_assets.cli import main
 from data_assets.config import COLUMNS, load_config
-from data_assets.contracts import REASONS
 from data_assets.definitions import TABLES_WITH_DAYS, build_definitions
 from data_assets.jobs import RANGE_END, RANGE_START, range_tags
+from data_assets.reasons import REASONS
 from data_assets.report import text
 from data_assets.storage import REFUSED, scratch_folder, whole_numbers
 from data_assets_tests import oracle

@@ -7,6 +7,9 @@ the same bytes (``test_metrics.py``).
 from __future__ import annotations
 
 import mmap
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars._plr
@@ -14,7 +17,16 @@ import pytest
 
 from data_assets.config import MemoryConfig
 from data_assets.engine import SWITCHES
-from data_assets.memory import EAGER_ROWS, available, decide, needed
+from data_assets.memory import (
+    ALLOCATOR,
+    EAGER_ROWS,
+    GIVEN_BACK_LATE,
+    GIVEN_BACK_SOON,
+    available,
+    decide,
+    needed,
+    settle_allocator,
+)  # fmt: skip
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n"
 NO_MARGIN = MemoryConfig(margin=0)
@@ -110,6 +122,36 @@ def test_a_system_that_does_not_tell_has_all_its_memory(tmp_path):
 
 def test_this_machine_has_some():
     assert 0 < available(MemoryConfig()) < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("limit", "before", "after"),
+    [
+        ("auto", GIVEN_BACK_SOON, GIVEN_BACK_LATE), ("1GB", GIVEN_BACK_SOON, GIVEN_BACK_SOON),
+        ("1GB", GIVEN_BACK_LATE, GIVEN_BACK_SOON), ("auto", "narenas:7", "narenas:7"),
+    ],
+)  # fmt: skip
+def test_freed_memory_is_kept_for_longer_where_there_is_room(machine, monkeypatch, limit, before, after):
+    monkeypatch.setenv(ALLOCATOR, before)
+    settle_allocator(MemoryConfig(limit=limit), machine(**{"proc/meminfo": "MemAvailable: 8000000 kB\n"}))
+    assert os.environ[ALLOCATOR] == after
+
+
+@pytest.mark.parametrize("setting", [GIVEN_BACK_SOON, GIVEN_BACK_LATE])
+def test_the_allocator_knows_its_settings(setting):
+    """It says on stderr what it does not know."""
+
+    def said(value: str) -> str:
+        code, env = "import polars", os.environ | {ALLOCATOR: value}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stderr
+
+    assert said(setting) == ""
+    assert "Invalid conf pair: no_such:1" in said(f"{setting},no_such:1")
+
+
+def test_the_package_sets_it_before_anything_else():
+    code = f"import os; os.environ.pop('{ALLOCATOR}', None); import data_assets; print(os.environ['{ALLOCATOR}'])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == GIVEN_BACK_SOON
 
 
 @pytest.mark.parametrize("switch", [*SWITCHES, "POLARS_NO_SUCH_SWITCH"])

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from data_assets import quarantine, staging
 from data_assets.cli import main
-from data_assets.contracts import REASONS
+from data_assets.reasons import REASONS
 
 CONFIG = """
 start_date: 2024-03-01

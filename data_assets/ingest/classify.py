@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from data_assets.config import COLUMNS
-from data_assets.contracts import QUARANTINED_EVENTS, REASONS, tables
+from data_assets.contracts import QUARANTINED_EVENTS, tables
 from data_assets.engine import chosen, scan_named
 from data_assets.ingest import values
 from data_assets.ingest.mapping import Source, blank_to_null, bound, numbers_in, sources
 from data_assets.ingest.records import EMPTY, HELPERS, LINE, MALFORMED, RECORD, Records, collected
+from data_assets.reasons import REASONS
 from data_assets.storage import LOOKED_AT, arrow_schema, parquet_options, row_group, rows_of, text_length
 
 if TYPE_CHECKING:
