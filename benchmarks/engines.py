@@ -229,10 +229,11 @@ def bare_chdb(source: Path, folder: Path, done: Callable[[str], None]) -> None:
     """ClickHouse's engine in the process; its own SQL, the same tables."""
     import chdb
 
-    def run(query: str, name: str) -> None:
+    def run(query: str, name: str, more: str = "") -> None:
         chdb.query(
             f"{query} INTO OUTFILE '{folder}/{name}.parquet' FORMAT Parquet "
             "SETTINGS output_format_parquet_compression_method='zstd', join_use_nulls=1, union_default_mode='ALL'"
+            f"{more}"
         )
 
     events = f"file('{folder}/raw_events.parquet', Parquet)"
@@ -247,8 +248,9 @@ def bare_chdb(source: Path, folder: Path, done: Callable[[str], None]) -> None:
             FROM file('{source}', CSVWithNames, 'user_id String, session_start String,
             session_end String, event_type String, value String')"""
     good = "user_id IS NOT NULL AND session_start IS NOT NULL AND event_type IS NOT NULL AND value IS NOT NULL"
-    run(f"SELECT * FROM ({typed}) WHERE {good}", "raw_events")
-    run(f"SELECT * FROM ({typed}) WHERE NOT ({good})", "quarantined")
+    in_order = "" if source.suffix == ".parquet" else ", max_threads=1"  # else lines of CSV are counted as they happen
+    run(f"SELECT * FROM ({typed}) WHERE {good}", "raw_events", in_order)
+    run(f"SELECT * FROM ({typed}) WHERE NOT ({good})", "quarantined", in_order)
     done("ingest")
     filled = f"""SELECT user_id, session_start AS s, value, ifNull(session_end, first_value(session_end) OVER (
         PARTITION BY user_id ORDER BY session_start, session_end NULLS FIRST
