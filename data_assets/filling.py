@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PART_ROWS = 196_608  # how many rows of a long day are worked on at a time
+PART_ROWS = 196_608  # how many rows of a long day are worked on at a time; smaller pieces cost more than they save
+HELD_ROWS = 2_097_152  # and of a day that is held; what is made of them is a fifth of what would be made of all
 USER, START, END, DURATION = "user_id", "session_start", "session_end", "duration_us"
-_KEY, _NEXT, _PIECE = "__key", "__next", "__piece"
+_KEY, _NEXT = "__key", "__next"
+_SAMPLED = 1_000  # of so many rows of each piece it is seen where pieces end
 _CROWDED = 2  # a part of so many times the rows of others is looked at for users who have too many
 
 
@@ -90,12 +93,13 @@ def durations(events: pl.LazyFrame, rows: int, scratch: Path | None = None, keys
     lasted = (pl.col(END) - pl.col(START)).dt.total_microseconds()
     timed = events.with_columns(pl.col(START).to_physical(), lasted.alias(DURATION)).drop(END)
     if keys is None:
-        ways = _Ways(pl.col(USER), pl.col(START), _by_own_keys)
+        ways = _Ways(pl.col(USER), pl.col(START), _by_own_keys, (pl.col(USER).hash() // 4).cast(pl.Int64))
     else:
-        ways = _Ways(keys.number, pl.col(_KEY) % keys.span, partial(_by_keys, keys=keys), keys.user)
+        fill = partial(_by_keys, keys=keys)
+        ways = _Ways(keys.number, pl.col(_KEY) % keys.span, fill, pl.col(_KEY), keys.span, keys.user)
         timed = keys.put(timed)
     if scratch is None:
-        return iter([ways.filled(timed.collect(engine=chosen()))])
+        return map(ways.filled, _pieces(timed.collect(engine=chosen()), ways, HELD_ROWS))
     return _in_parts(timed, rows, scratch, ways)
 
 
@@ -106,11 +110,14 @@ class _Ways(NamedTuple):
         user: what tells users apart; ``lowest`` is to be added where that is a number, counted from 0.
         start: in microseconds.
         fill: fills the events of some users, all of theirs.
+        place: whole numbers, those of a user between two multiples of ``span``.
     """
 
     user: pl.Expr
     start: pl.Expr
     fill: Callable[[pl.DataFrame], pl.LazyFrame]
+    place: pl.Expr
+    span: int = 1
     lowest: int | None = None
 
     def filled(self, rows: pl.DataFrame) -> Part:
@@ -129,7 +136,7 @@ def _in_parts(events: pl.LazyFrame, rows: int, scratch: Path, ways: _Ways) -> It
                     named = pl.lit(user if ways.lowest is None else user + ways.lowest, large[USER].dtype).alias(USER)
                     yield from _of_one(part.filter(ways.user == user), named, size, scratch, ways.start)
                 some = part.filter(~ways.user.is_in(large[USER].to_list()))
-            pieces = _pieces(some.collect(engine=chosen()), ways.user.hash() // count)
+            pieces = _pieces(some.collect(engine=chosen()), ways, 2 * PART_ROWS)
             yield from map(ways.filled, pieces)  # which holds no piece while what was made of it is used
 
 
@@ -151,15 +158,17 @@ def _of_one(events: pl.LazyFrame, user: pl.Expr, rows: int, scratch: Path, start
                 later = earliest.select(_KEY, pl.col(DURATION).min()).head(1)
 
 
-def _pieces(part: pl.DataFrame, rest: pl.Expr) -> Iterator[pl.DataFrame]:
-    """The rows of a part, some users at a time, by what is left of their hash."""
-    pieces = -(-part.height // (2 * PART_ROWS))  # smaller ones cost more than they save
-    if pieces == 1:
-        yield part
+def _pieces(rows: pl.DataFrame, ways: _Ways, most: int) -> Iterator[pl.DataFrame]:
+    """The rows, some users at a time, all of theirs: about ``most`` rows, where no user has more."""
+    pieces = -(-rows.height // most)
+    if pieces <= 1:
+        yield rows
         return
-    part = part.with_columns((rest % pieces).cast(pl.UInt16).alias(_PIECE))
-    for piece in range(pieces):
-        yield part.filter(pl.col(_PIECE) == piece).drop(_PIECE)
+    place = rows.select(ways.place).to_series()
+    some = place.gather_every(max(1, rows.height // (pieces * _SAMPLED))).sort()
+    cuts = {cut - cut % ways.span for cut in some.gather_every(-(-some.len() // pieces)).slice(1)}
+    for low, high in pairwise([0, *sorted(cuts - {0}), None]):
+        yield rows.filter(place >= low if high is None else place.is_between(low, high, closed="left"))
 
 
 def _by_keys(rows: pl.DataFrame, keys: Keys) -> pl.LazyFrame:

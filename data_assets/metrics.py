@@ -393,8 +393,7 @@ class _Durations:
 
     def add(self, durations: pl.LazyFrame) -> None:
         """Those of some events, as the only column."""
-        both = pl.concat([self._held, quantities.tally(durations)])
-        self._held = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+        self._held = quantities.merged(self._held, quantities.tally(durations))
         if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
             return
         if self._folder is None:

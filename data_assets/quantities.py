@@ -74,7 +74,7 @@ class Numbers:
 
 
 def frequencies(column: pl.LazyFrame, rows: int) -> pl.DataFrame:
-    """The values of a frame's only column, each once, as ``number``, with how often, as ``times`` (int64).
+    """The values of a frame's only column, each once and in order, as ``number``, with how often, as ``times`` (int64).
 
     So many rows at a time: over all of them at once the engine sometimes holds most rows on their way.
     """
@@ -97,8 +97,7 @@ def _growing(column: pl.LazyFrame, rows: int, first_rows: int) -> Iterator[pl.Da
     found = tally(column.head(first_rows))
     yield found
     for first in range(first_rows, rows, PIECE_ROWS):
-        both = pl.concat([found, tally(column.slice(first, PIECE_ROWS))])
-        found = both.group_by(NUMBER).agg(pl.col(TIMES).sum())
+        found = merged(found, tally(column.slice(first, PIECE_ROWS)))
         yield found
 
 
@@ -106,6 +105,15 @@ def tally(column: pl.LazyFrame) -> pl.DataFrame:
     """The same over all rows at once: sorted, in a fraction of the time that a hash table of many values takes."""
     runs = _collected(column).to_series().sort(multithreaded=False).rle().struct
     return pl.DataFrame({NUMBER: runs.field("value"), TIMES: runs.field("len").cast(pl.Int64)})
+
+
+def merged(some: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Two of the same as one. Both are in order, which takes a tenth of the time of a hash table where most differ."""
+    number, times, again = pl.col(NUMBER), pl.col(TIMES), pl.col("again")
+    of_both = number.eq_missing(number.shift()) & (pl.int_range(pl.len()) > 0)  # the second row of a number
+    more = pl.when(again.shift(-1, fill_value=False)).then(times.shift(-1)).otherwise(0)
+    every = some.merge_sorted(others, NUMBER).lazy().with_columns(of_both.alias("again"))
+    return every.with_columns(times + more).filter(~again).drop("again").collect(engine="in-memory")
 
 
 def one_by_one(column: pl.LazyFrame) -> pl.LazyFrame:
@@ -118,7 +126,7 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
 
     Args:
         column: ``number``, Int64 or finite Float64, and ``times``, Int64: a DataFrame where every number (and null)
-            stands once, a LazyFrame where they are scanned.
+            stands once and in order, a LazyFrame where they are scanned.
         unique: how many different numbers a LazyFrame holds.
     """
     known, (rows, count, low, high, whole) = _held(column) if isinstance(column, pl.DataFrame) else _scanned(column)
@@ -135,7 +143,7 @@ def describe(column: pl.LazyFrame | pl.DataFrame, unique: int | None = None) -> 
 
 def _held(column: pl.DataFrame) -> tuple[pl.DataFrame, tuple[Any, ...]]:
     """The numbers without null, in order, and: rows, those without null, the lowest, the highest, if all are whole."""
-    known = column.sort(NUMBER, nulls_last=False, multithreaded=False).slice(column[NUMBER].null_count())
+    known = column.slice(column[NUMBER].null_count())
     number = known[NUMBER]
     whole = bool((number == number.floor()).all())
     return known, (column[TIMES].sum(), known[TIMES].sum(), number.min(), number.max(), whole)

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from datetime import date, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -401,6 +402,7 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
     raw = frame(*events, kind=kind)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(filling, "PART_ROWS", part_rows)
+        patch.setattr(filling, "HELD_ROWS", part_rows)
         patch.setattr(quantities, "MOST_DISTINCT", part_rows)
         patch.setattr(quantities, "FIRST_ROWS", part_rows)
         patch.setattr(quantities, "PIECE_ROWS", part_rows)
@@ -412,12 +414,14 @@ def test_all_ways_of_working_on_a_day_give_the_same_bytes(day, part_rows, mode):
         raw.collect().write_parquet(file, row_group_size=part_rows)
         in_parts = all_tables(raw, figures=metrics.DayFigures(raw, mode, scratch))
         by_footer = all_tables(raw, figures=metrics.DayFigures(pl.scan_parquet(file), mode, scratch, file))
+        in_pieces = all_tables(raw)
         eager = metrics.DayFigures(raw, "eager", scratch)
         on_disk = metrics.session_metrics(raw, 2, eager, hold=False).collect()
         del eager
         assert not list(scratch.glob("*"))
     for name, table in all_tables(raw).items():
         assert_frame_equal(in_parts[name], table, check_exact=True)
+        assert_frame_equal(in_pieces[name], table, check_exact=True)
         assert_frame_equal(by_footer[name], table, check_exact=True)
     assert_frame_equal(on_disk, in_parts["session_metrics"], check_exact=True)
     with engine.for_rows(0):
@@ -532,6 +536,15 @@ def test_one_number_is_rounded_as_a_column_is(number, decimals):
     assert (found, math.copysign(1, found)) == (column, math.copysign(1, column))
 
 
+@CI
+@given(*[st.lists(st.one_of(st.none(), st.sampled_from([-0.0, 0.0, 1.5, -2.0, 1e300]), finite), max_size=9)] * 2)
+def test_two_counts_come_to_that_of_both(some, others):
+    first, second = (quantities.tally(pl.LazyFrame({"x": x}, schema={"x": pl.Float64})) for x in (some, others))
+    found = quantities.merged(first, second)
+    assert dict(found.iter_rows()) == Counter([*some, *others])
+    assert found[quantities.NUMBER].to_list() == sorted(set(some + others), key=lambda x: (x is not None, x))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1000, 4097])
 def test_order_statistics_pick_the_sorted_column(count):
     rng = random.Random(count)
@@ -540,7 +553,7 @@ def test_order_statistics_pick_the_sorted_column(count):
     ]
     ranks = sorted({rng.randrange(count) for _ in range(20)})
     column = values(*numbers, None).select("value").drop_nulls()
-    for rows in (quantities.frequencies(column, count).sort(quantities.NUMBER), quantities.one_by_one(column)):
+    for rows in (quantities.frequencies(column, count), quantities.one_by_one(column)):
         found = quantities._order_statistics(rows, ranks)
         assert found == {r: sorted(numbers)[r] for r in ranks}
 
