@@ -49,6 +49,7 @@ from data_assets.quantities import (
     HALVING_LIMIT,
     INT64_MAX,
     NUMBER,
+    SECOND_US,
     SQUARE_BITS,
     TIMES,
     Numbers,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
 
     from data_assets.memory import Mode
 
-SECOND_US = 1_000_000
 SUMMARY_DECIMALS = 6
 PROPORTION_DECIMALS = 9
 MOST_TYPES = 1_000  # so many event types are kept with the figures of a day
@@ -262,6 +262,10 @@ class DayFigures:
         if label == TYPE:
             return self.types[TYPE].count()
         known = self.bounds.get(f"{label} unique") if self.bounds[f"{label} count"] else 0
+        if known is None and label in (START, END):
+            low, high = (self.bounds[f"{label} {figure}"] for figure in ("min", "max"))
+            times = self.events.select(pl.col(label).to_physical())
+            known = quantities.count_seconds(times, self.rows, low, high)
         if known is not None:
             return int(known)
         column = self.events.select(label)

@@ -37,6 +37,7 @@ HALVING_LIMIT = 1e290  # above, differences of values could exceed a double
 INT64_MAX = 2**63 - 1
 HALF = Fraction(1, 2)
 QUARTERS = (Fraction(1, 4), HALF, Fraction(3, 4))
+SECOND_US = 1_000_000
 NUMBER, TIMES = "number", "times"  # a column on its way here, and how often each of its rows counts
 _HALVING = 2.0**-60
 _SUBNORMAL_BITS = 1074  # every double is a whole multiple of 2**-1074
@@ -191,6 +192,32 @@ def count_distinct(column: pl.LazyFrame, rows: int, scratch: Path | None) -> int
         for part in parts:
             found += _collected(part).to_series().drop_nulls().n_unique()
     return found
+
+
+def count_seconds(times: pl.LazyFrame, rows: int, low: int, high: int) -> int | None:
+    """How many different times a frame's only column holds, where they are whole seconds apart, and not too far.
+
+    Each is marked in its place, which takes half of what sorting them does.
+
+    Args:
+        times: microseconds, nulls left out.
+        rows: how many rows the frame has.
+        low: the earliest.
+        high: the latest.
+
+    Returns:
+        ``None`` where another way has to count them.
+    """
+    if high - low >= MOST_DISTINCT * SECOND_US:
+        return None
+    seen = pl.zeros((high - low) // SECOND_US + 1, dtype=pl.UInt8, eager=True)
+    for first in range(0, rows, FIRST_ROWS):
+        away = _collected(times.slice(first, FIRST_ROWS)).to_series().drop_nulls() - low
+        places = away // SECOND_US
+        if not (places * SECOND_US == away).all():
+            return None
+        seen.scatter(places, 1)
+    return int(seen.cast(pl.UInt32).sum())
 
 
 def _known(held: pl.DataFrame) -> int:

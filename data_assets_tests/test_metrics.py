@@ -545,6 +545,29 @@ def test_two_counts_come_to_that_of_both(some, others):
     assert found[quantities.NUMBER].to_list() == sorted(set(some + others), key=lambda x: (x is not None, x))
 
 
+@CI
+@given(
+    st.integers(-(10**15), 10**15),
+    st.lists(st.one_of(st.none(), st.integers(0, 40))),
+    st.sampled_from([1_000_000, 3_000_000, 500_000, 999_999]),
+)
+def test_times_that_are_whole_seconds_apart_are_marked_in_their_place(first, steps, step):
+    times = [first, *(n if n is None else first + n * step for n in steps)]
+    known = [time for time in times if time is not None]
+    column = pl.LazyFrame({"x": times}, schema={"x": pl.Int64})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantities, "FIRST_ROWS", 3)
+        found = quantities.count_seconds(column, len(times), min(known), max(known))
+    are_whole = all((time - min(known)) % 1_000_000 == 0 for time in known)
+    assert found == (len(set(known)) if are_whole else None)
+
+
+def test_times_too_far_apart_are_not_marked():
+    column = pl.LazyFrame({"x": [0, 10**12]})
+    assert quantities.count_seconds(column, 2, 0, 10**12) is None
+    assert quantities.count_seconds(pl.LazyFrame({"x": [0, 10**12 - 10**6]}), 2, 0, 10**12 - 10**6) == 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1000, 4097])
 def test_order_statistics_pick_the_sorted_column(count):
     rng = random.Random(count)
