@@ -386,37 +386,45 @@ class _Users:
 
 
 class _Durations:
-    """Durations with how often each occurs, added up part by part; on disk where they are too many to hold."""
+    """Durations with how often each occurs, part by part; with a folder on disk where they are too many to hold."""
 
     def __init__(self, scratch: Path | None, stack: ExitStack) -> None:
         self.scratch = scratch
         self._stack = stack
         self._folder: Path | None = None
-        self._held = pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})
+        self._held = [pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})]
         self._written: list[Path] = []
 
     def add(self, durations: pl.LazyFrame) -> None:
         """Those of some events, as the only column."""
-        self._held = quantities.merged(self._held, quantities.tally(durations))
-        if self.scratch is None or self._held.height <= quantities.MOST_DISTINCT:
+        self._held.append(quantities.tally(durations))
+        if self.scratch is None or sum(some.height for some in self._held) <= quantities.MOST_DISTINCT:
+            return
+        held = self._together()
+        if held.height <= quantities.MOST_DISTINCT // 2:
             return
         if self._folder is None:
             self.scratch.mkdir(parents=True, exist_ok=True)
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=self.scratch)))
         path = self._folder / f"{len(self._written):06d}.parquet"
-        self._held.write_parquet(path, compression="uncompressed", statistics=False)
+        held.write_parquet(path, compression="uncompressed", statistics=False)
         self._written.append(path)
-        self._held = self._held.clear()
+        self._held = [held.clear()]
+
+    def _together(self) -> pl.DataFrame:
+        """What is held; only after the last part is this asked for where all is held, as the day's rows are gone."""
+        self._held = [quantities.merged(self._held)]
+        return self._held[0]
 
     def _all(self) -> pl.LazyFrame:
         """Every duration, perhaps more than once."""
         written = [scan_named(path) for path in self._written]
-        return pl.concat([*written, self._held.lazy()])
+        return pl.concat([*written, self._together().lazy()])
 
     def numbers(self) -> Numbers:
         """What they come to."""
         if not self._written:
-            return quantities.describe(self._held)
+            return quantities.describe(self._together())
         column = self._all().select(NUMBER)
         rows = int(column.select(pl.len()).collect(engine=chosen()).item())
         return quantities.describe(self._all(), quantities.count_distinct(column, rows, self.scratch))

@@ -540,7 +540,7 @@ def test_one_number_is_rounded_as_a_column_is(number, decimals):
 @given(*[st.lists(st.one_of(st.none(), st.sampled_from([-0.0, 0.0, 1.5, -2.0, 1e300]), finite), max_size=9)] * 2)
 def test_two_counts_come_to_that_of_both(some, others):
     first, second = (quantities.tally(pl.LazyFrame({"x": x}, schema={"x": pl.Float64})) for x in (some, others))
-    found = quantities.merged(first, second)
+    found = quantities.merged([first, second])
     assert dict(found.iter_rows()) == Counter([*some, *others])
     assert found[quantities.NUMBER].to_list() == sorted(set(some + others), key=lambda x: (x is not None, x))
 
