@@ -29,8 +29,8 @@ FIXED_BYTES = 24  # of a row: start, end and value
 NUMBER_BYTES, TEXT_BYTES = 8, 16  # of a user; a text of more than TEXT_INLINE bytes stands elsewhere as well
 TEXT_INLINE = 12
 # What holding a day takes at its peak, at most: so many times the bytes of its rows, and what the engine keeps beside,
-# which grows with small days alone. Users that stand in 64 bits together with their times take half to two thirds of it
-# (`python -m benchmarks.memory`); which do is known only when the day is there.
+# which grows with small days alone. Days of which hardly two durations are alike take it, those whose times are whole
+# seconds a third (`python -m benchmarks.memory`); which is known only when the day is there.
 HELD_FACTOR = 3.8
 KEPT_BYTES_PER_ROW, MOST_KEPT_BYTES = 120, 80_000_000
 
