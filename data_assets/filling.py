@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PART_ROWS = 196_608  # how many rows of a long day are worked on at a time; smaller pieces cost more than they save
-HELD_ROWS = 2_097_152  # and of a day that is held; what is made of them is a fifth of what would be made of all
+HELD_ROWS = 2_097_152  # and of a day that is held, so that what is made of them is little beside it
 USER, START, END, DURATION = "user_id", "session_start", "session_end", "duration_us"
 _KEY, _NEXT = "__key", "__next"
-_SAMPLED = 1_000  # of so many rows of each piece it is seen where pieces end
+_SAMPLED = 1_000  # so many rows of each piece show where pieces end
 _CROWDED = 2  # a part of so many times the rows of others is looked at for users who have too many
 
 

@@ -392,7 +392,7 @@ class _Durations:
         self.scratch = scratch
         self._stack = stack
         self._folder: Path | None = None
-        self._held = [pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})]
+        self._held: list[pl.DataFrame] = []
         self._written: list[Path] = []
 
     def add(self, durations: pl.LazyFrame) -> None:
@@ -409,12 +409,14 @@ class _Durations:
         path = self._folder / f"{len(self._written):06d}.parquet"
         held.write_parquet(path, compression="uncompressed", statistics=False)
         self._written.append(path)
-        self._held = [held.clear()]
+        self._held.clear()
 
     def _together(self) -> pl.DataFrame:
-        """What is held; only after the last part is this asked for where all is held, as the day's rows are gone."""
-        self._held = [quantities.merged(self._held)]
-        return self._held[0]
+        """What is held. Without a folder it is put together once: after the last part, when the day's rows are gone."""
+        if self._held:
+            self._held.append(quantities.merged(self._held))
+            return self._held[0]
+        return pl.DataFrame(schema={NUMBER: pl.Int64, TIMES: pl.Int64})
 
     def _all(self) -> pl.LazyFrame:
         """Every duration, perhaps more than once."""

@@ -224,7 +224,7 @@ def count_seconds(times: pl.LazyFrame, rows: int, low: int, high: int) -> int | 
         if not (places * SECOND_US == away).all():
             return None
         seen.scatter(places, 1)
-    return int(seen.cast(pl.UInt32).sum())
+    return int(seen.sum())
 
 
 def _known(held: pl.DataFrame) -> int:
