@@ -23,6 +23,10 @@ from benchmarks.days import CLI, measure
 ROWS = (100_000, 1_000_000, 3_000_000, 10_000_000)
 FEW_USERS = 1_000
 ROWS_OF_ONE_OF_MANY = 10
+NOTE = (
+    "The times of these days are whole seconds. What holding a day takes at most is foretold: where no two durations are",
+    "alike it takes that ([decision 0008](decisions/0008-memory.md)).",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ def main() -> None:
     sys.stdout.write("\n".join(table) + "\n")
     if asked.write:
         command = "python -m benchmarks.memory " + " ".join(map(str, asked.rows))
-        pipeline.write_section("How well memory and time are foretold", [pipeline.taken(command), "", *table])
+        pipeline.write_section(
+            "How well memory and time are foretold", [pipeline.taken(command), "", *NOTE, "", *table]
+        )
 
 
 if __name__ == "__main__":
