@@ -24,8 +24,8 @@ ROWS = (100_000, 1_000_000, 3_000_000, 10_000_000)
 FEW_USERS = 1_000
 ROWS_OF_ONE_OF_MANY = 10
 NOTE = (
-    "The times of these days are whole seconds. What holding a day takes at most is foretold: where no two durations are",
-    "alike it takes that ([decision 0008](decisions/0008-memory.md)).",
+    "The times of these days are whole seconds. What holding a day takes at most is foretold: where no two durations",
+    "are alike it takes that ([decision 0008](decisions/0008-memory.md)).",
 )
 
 
