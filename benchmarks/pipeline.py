@@ -461,7 +461,8 @@ seconds are the figures to trust. The engines' code: `benchmarks/engines.py`. Wh
 [figures.md](figures.md).
 
 `whole process` is its largest resident memory, the pages of the libraries' files included. A limit is enforced by the
-kernel, which ends what exceeds it; it counts what the process allocates and the files that it is the first to read.
+kernel, which ends what exceeds it; it counts what the process allocates and the files that it is the first to read. Its
+MB are of 1,000,000 bytes, all others of 1,048,576: 521 MB are 497 of those.
 
 By step: what several tables rest on counts for the first that asks for it. In ours `ingest` is the ledger too, with its
 hash and its count of records, and `all else` is KPIs, the report and what is around the steps.

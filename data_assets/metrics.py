@@ -313,7 +313,8 @@ class DayFigures:
         self._users = users = _Users(_table("session_metrics", self.events).empty(), self._parts)
         scratch = None if hold else self._scratch
         with ExitStack() as stack:
-            lengths, shared, magnitude = _Durations(self._many, stack), [], self.values.magnitude
+            lengths = _Durations(self._many, stack, is_day_held=self._parts is None)
+            shared, magnitude = [], self.values.magnitude
             for part in filling.durations(columns, self.rows, self._parts, keys):
                 added_up = _added_up(part.rows, magnitude, is_whole=part.is_whole)
                 if part.is_whole:
@@ -386,11 +387,16 @@ class _Users:
 
 
 class _Durations:
-    """Durations with how often each occurs, part by part; with a folder on disk where they are too many to hold."""
+    """Durations with how often each occurs, part by part; with a folder on disk where they are too many to hold.
 
-    def __init__(self, scratch: Path | None, stack: ExitStack) -> None:
+    Of a day that is held they are put together once, after the last part, when the day's rows are gone. Of others so
+    many parts come that their counts, of much the same durations, would fill more than any part.
+    """
+
+    def __init__(self, scratch: Path | None, stack: ExitStack, *, is_day_held: bool) -> None:
         self.scratch = scratch
         self._stack = stack
+        self._most = math.inf if is_day_held else quantities.MOST_DISTINCT  # of more they are put together
         self._folder: Path | None = None
         self._held: list[pl.DataFrame] = []
         self._written: list[Path] = []
@@ -398,9 +404,12 @@ class _Durations:
     def add(self, durations: pl.LazyFrame) -> None:
         """Those of some events, as the only column."""
         self._held.append(quantities.tally(durations))
-        if self.scratch is None or sum(some.height for some in self._held) <= quantities.MOST_DISTINCT:
+        if sum(some.height for some in self._held) <= self._most:
             return
         held = self._together()
+        if self.scratch is None:
+            self._most = max(self._most, 2 * held.height)
+            return
         if held.height <= quantities.MOST_DISTINCT // 2:
             return
         if self._folder is None:
@@ -412,7 +421,7 @@ class _Durations:
         self._held.clear()
 
     def _together(self) -> pl.DataFrame:
-        """What is held. Without a folder it is put together once: after the last part, when the day's rows are gone."""
+        """What is held, as one."""
         if self._held:
             self._held.append(quantities.merged(self._held))
             return self._held[0]

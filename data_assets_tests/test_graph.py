@@ -264,7 +264,7 @@ def test_same_input_same_bytes_whatever_the_order_the_folder_and_the_way(
     if length == "many rows":  # as if each day were too long to be held
         monkeypatch.setattr(engine, "FEW_ROWS", -1)
         monkeypatch.setattr("data_assets.assets.FEW_ROWS", -1)
-        monkeypatch.setattr("data_assets.assets.ROW_GROUP", 1)
+        monkeypatch.setattr("data_assets.assets.CSV_ROWS", 1)
         monkeypatch.setattr("data_assets.memory.EAGER_ROWS", -1)
         monkeypatch.setattr("data_assets.storage.MOST_AT_ONCE", 2)
         monkeypatch.setattr("data_assets.storage.BATCH", 2)

@@ -455,6 +455,24 @@ def test_a_part_with_more_users_than_others_is_worked_on_in_pieces(monkeypatch, 
     assert max(part.height for part in parts) < 400
 
 
+@pytest.mark.parametrize("mode", ["lazy", "streaming"])
+def test_counts_of_the_parts_of_a_day_do_not_pile_up(monkeypatch, tmp_path, mode):
+    monkeypatch.setattr(filling, "PART_ROWS", 50)
+    monkeypatch.setattr(quantities, "MOST_DISTINCT", 100)
+    held: list[int] = []
+
+    def merged(tallies: list[pl.DataFrame]) -> pl.DataFrame:
+        held.append(sum(some.height for some in tallies))
+        return together(tallies)
+
+    together = quantities.merged
+    monkeypatch.setattr(quantities, "merged", merged)
+    raw = frame(*(event(user=row, end=60.0 * (row % 40)) for row in range(5_000)))
+    figures = metrics.DayFigures(raw, mode, tmp_path)
+    assert (figures.durations.count, figures.durations.unique) == (5_000, 40)
+    assert 100 < max(held) <= 100 + 40
+
+
 def test_the_figures_of_a_user_do_not_depend_on_who_else_is_there():
     """Divided by a constant, several rows are multiplied by its reciprocal, which now and then rounds otherwise."""
     users = [event(user=user, end=user * 0.005, value=user * 0.005) for user in range(1, 400)]
