@@ -82,7 +82,7 @@ WAREHOUSE_POOL = "warehouse"
 SAMPLE_ROWS = 1_000
 MOST_FIGURES = 4_096  # how many days a process remembers the figures of: about a kilobyte each
 MOST_HELD = 500_000  # how many rows of small days it holds with them, about 100 bytes each
-CSV_ROWS = 131_072  # of a long table, read at once to be written as CSV: a row group whole takes 60 to 80 MB more
+CSV_ROWS = 131_072  # of a long table, read at once to be written as CSV; a whole row group takes twice the memory
 TOLD_FILES = 20  # files that the event log names in a run; each line there costs a millisecond
 
 
@@ -884,8 +884,9 @@ def _write_reports(
             events = figures.of(raw_events, day, log)
             given = _day_input(config, this, found, events, before, notes, by_day[this], landed)
             built = report.build(given)
-            if inputs["outliers"].rows(day) > CSV_ROWS:
-                built = replace(built, csvs={**built.csvs, "outliers.csv": _a_few_at_a_time(found["outliers"])})
+            if (many := inputs["outliers"].rows(day)) > CSV_ROWS:
+                few = in_pieces(found["outliers"], (min(CSV_ROWS, many - at) for at in range(0, many, CSV_ROWS)))
+                built = replace(built, csvs={**built.csvs, "outliers.csv": few})
             report.write(built, config.reports_dir / day)
         telemetry.wrote("daily_report", day, size=len(built.html.encode()))
         log.record("daily_report", day, ())
@@ -949,12 +950,6 @@ def _with_lanes(files: pl.DataFrame, of_day: pl.DataFrame) -> pl.DataFrame:
         lane=pl.Series([lane for lane, _ in found], dtype=pl.String),
         lane_reason=pl.Series([reason for _, reason in found], dtype=pl.String),
     )
-
-
-def _a_few_at_a_time(scan: pl.LazyFrame) -> pl.LazyFrame:
-    """A table of the lake, for what keeps the order: else its row groups are all read at once."""
-    rows = scan.select(pl.len()).collect(engine=chosen()).item()
-    return in_pieces(scan, (min(CSV_ROWS, rows - first) for first in range(0, rows, CSV_ROWS)))
 
 
 def _report_metadata(config: PipelineConfig, day: str, built: report.Report, given: report.DayInput) -> dict[str, Any]:

@@ -407,10 +407,8 @@ class _Durations:
         if sum(some.height for some in self._held) <= self._most:
             return
         held = self._together()
-        if self.scratch is None:
+        if self.scratch is None or held.height <= quantities.MOST_DISTINCT // 2:
             self._most = max(self._most, 2 * held.height)
-            return
-        if held.height <= quantities.MOST_DISTINCT // 2:
             return
         if self._folder is None:
             self.scratch.mkdir(parents=True, exist_ok=True)

@@ -284,6 +284,9 @@ def test_same_input_same_bytes_whatever_the_order_the_folder_and_the_way(
     for name in WAREHOUSE:
         assert made.table(name, DAYS).equals(other.table(name, DAYS)), name
     assert made.log.finished() == other.log.finished()
+    for day in DAYS:
+        first, second = ((one.config.reports_dir / day / "outliers.csv").read_bytes() for one in (made, other))
+        assert first == second, day
 
 
 def test_a_bad_day_does_not_cost_the_good_ones(again):
