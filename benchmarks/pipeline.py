@@ -222,19 +222,19 @@ OTHERS = tuple(CASES)[-2:]
 # ---- One case in a process ---------------------------------------------------------------------------------------
 
 
-def _settle() -> None:
+def _settle(raw: Path) -> None:
     """As the command line and the code location do before they load Polars."""
     from data_assets.config import PipelineConfig
     from data_assets.memory import settle_allocator
 
-    settle_allocator(PipelineConfig().memory)
+    settle_allocator(PipelineConfig.model_validate({"source": {"directory": raw}}))
 
 
 def child(case: str, source: Path, small: Path, folder: Path) -> None:
     """One case in this process; prints what is Measured, as JSON."""
     run, needed = CASES[case]
     if needed is OURS:
-        _settle()
+        _settle(source.parent)
     for name in needed:
         importlib.import_module(name)
     imported = memory_mb("VmRSS")
