@@ -76,7 +76,7 @@ bench: setup .venv/.flights ## what a day costs beside bare engines; writes docs
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.days imports month
 
-bench-full: bench ## the same up to 244 million rows, many days and files; an hour and a half to two and a half
+bench-full: bench ## the same up to 244 million rows, many days and files; an hour and a half
 	$(BIN)/python -m benchmarks.pipeline 10000000 --rounds 2 --write
 	$(BIN)/python -m benchmarks.pipeline 10000000 --source parquet --rounds 2 --write
 	$(BIN)/python -m benchmarks.pipeline 50000000 --only graph --rounds 1 --write

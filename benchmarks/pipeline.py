@@ -222,19 +222,19 @@ OTHERS = tuple(CASES)[-2:]
 # ---- One case in a process ---------------------------------------------------------------------------------------
 
 
-def _settle(raw: Path) -> None:
+def _settle() -> None:
     """As the command line and the code location do before they load Polars."""
     from data_assets.config import PipelineConfig
     from data_assets.memory import settle_allocator
 
-    settle_allocator(PipelineConfig.model_validate({"source": {"directory": raw}}))
+    settle_allocator(PipelineConfig().memory)
 
 
 def child(case: str, source: Path, small: Path, folder: Path) -> None:
     """One case in this process; prints what is Measured, as JSON."""
     run, needed = CASES[case]
     if needed is OURS:
-        _settle(source.parent)
+        _settle()
     for name in needed:
         importlib.import_module(name)
     imported = memory_mb("VmRSS")
@@ -369,6 +369,7 @@ def measured(rows: int, kind: str, rounds: int, wanted: str, limit: int | None) 
         source, small = Path(place) / f"day.{kind}", Path(place) / f"small.{kind}"
         make(source, rows)
         make(small, 1_000)
+        os.sync()  # else the disk is still busy with what was made while the first case writes
         for number in range(rounds):
             for case, python in cases.items():
                 with tempfile.TemporaryDirectory(dir=place) as folder:

@@ -154,7 +154,7 @@ def _make(
     publish_rest: bool = False,
 ) -> Summary:
     """Make the ranges of days that ``due`` names; then publish those made days that PostgreSQL still lacks."""
-    memory.settle_allocator(config)  # before the modules that load Polars
+    memory.settle_allocator(config.memory)  # before the modules that load Polars
     from data_assets import disk, landing, periods
     from data_assets.partitions import cut, days_of
     from data_assets.publish import published_names

@@ -31,7 +31,7 @@ TABLES_WITH_DAYS = (
 
 def build_definitions(config: PipelineConfig) -> Definitions:
     """The whole project for one configuration."""
-    memory.settle_allocator(config)  # before the modules that load Polars
+    memory.settle_allocator(config.memory)  # before the modules that load Polars
     from data_assets import alerts, assets, checks, jobs, retries, sensors
     from data_assets.io_managers import LakeIOManager, ReportFiles, WarehouseIOManager
     from data_assets.partitions import daily_partitions

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from data_assets.config import MemoryConfig, PipelineConfig
+    from data_assets.config import MemoryConfig
 
 Mode = Literal["eager", "lazy", "streaming"]
 EAGER_ROWS = 10_000_000
@@ -38,7 +38,6 @@ ALLOCATOR = "_RJEM_MALLOC_CONF"
 GIVEN_BACK_SOON = "dirty_decay_ms:200,muzzy_decay_ms:0,narenas:2"  # freed memory; what the package sets at first
 GIVEN_BACK_LATE = "dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:2"  # holds up to 150 MB more, for a twentieth less CPU
 ROOM = 4_000_000_000  # where so many bytes are there for a day, those 150 MB are nothing
-LONG_FILE = 1_000_000_000  # where a file of so many bytes lies, a run keeps to half a gigabyte, room or not
 
 
 @dataclass(frozen=True)
@@ -108,32 +107,17 @@ def available(config: MemoryConfig, root: Path = Path("/")) -> int:
     return max(0, int(min(free) * (1 - config.margin)))
 
 
-def settle_allocator(config: PipelineConfig, root: Path = Path("/")) -> None:
-    """Say when Polars' allocator is to give back what is freed: late where there is room and no long file, else soon.
+def settle_allocator(config: MemoryConfig, root: Path = Path("/")) -> None:
+    """Say when Polars' allocator is to give back what is freed: late where there is room, else soon.
 
     For this process, if Polars is not loaded yet, and for those that it starts. What an operator has set is left alone.
 
     Args:
-        config: ``memory`` of pipeline.yaml, and where the raw files lie.
+        config: ``memory`` of pipeline.yaml.
         root: where /proc and /sys are.
     """
     if os.environ.get(ALLOCATOR) in (GIVEN_BACK_SOON, GIVEN_BACK_LATE):
-        late = available(config.memory, root) >= ROOM and not _has_long_file(config.raw_dir)
-        os.environ[ALLOCATOR] = GIVEN_BACK_LATE if late else GIVEN_BACK_SOON
-
-
-def _has_long_file(folder: Path | str) -> bool:
-    """Whether one lies in the folder or below it. What cannot be listed has none: ``landing.py`` says what is wrong."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(
-                _has_long_file(entry.path)
-                if entry.is_dir(follow_symlinks=False)
-                else entry.stat(follow_symlinks=False).st_size >= LONG_FILE
-                for entry in entries
-            )
-    except OSError:
-        return False
+        os.environ[ALLOCATOR] = GIVEN_BACK_LATE if available(config, root) >= ROOM else GIVEN_BACK_SOON
 
 
 def _limits(root: Path) -> Iterator[int]:

@@ -15,14 +15,13 @@ from pathlib import Path
 import polars._plr
 import pytest
 
-from data_assets.config import MemoryConfig, PipelineConfig
+from data_assets.config import MemoryConfig
 from data_assets.engine import SWITCHES
 from data_assets.memory import (
     ALLOCATOR,
     EAGER_ROWS,
     GIVEN_BACK_LATE,
     GIVEN_BACK_SOON,
-    LONG_FILE,
     available,
     decide,
     needed,
@@ -134,17 +133,7 @@ def test_this_machine_has_some():
 )  # fmt: skip
 def test_freed_memory_is_kept_for_longer_where_there_is_room(machine, monkeypatch, limit, before, after):
     monkeypatch.setenv(ALLOCATOR, before)
-    root = machine(**{"proc/meminfo": "MemAvailable: 8000000 kB\n"})
-    settle_allocator(PipelineConfig(data_dir=root / "data", memory=MemoryConfig(limit=limit)), root)
-    assert os.environ[ALLOCATOR] == after
-
-
-@pytest.mark.parametrize(("size", "after"), [(LONG_FILE - 1, GIVEN_BACK_LATE), (LONG_FILE, GIVEN_BACK_SOON)])
-def test_freed_memory_is_given_back_soon_where_a_long_file_lies(machine, monkeypatch, size, after):
-    monkeypatch.setenv(ALLOCATOR, GIVEN_BACK_LATE)
-    root = machine(**{"data/raw/2024/01/05.csv": "", "data/raw/2024/02.csv": ""})
-    os.truncate(root / "data/raw/2024/01/05.csv", size)
-    settle_allocator(PipelineConfig(data_dir=root / "data"), root)
+    settle_allocator(MemoryConfig(limit=limit), machine(**{"proc/meminfo": "MemAvailable: 8000000 kB\n"}))
     assert os.environ[ALLOCATOR] == after
 
 
